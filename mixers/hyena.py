@@ -1,0 +1,105 @@
+"""Hyena: long convolutions with filters made by a small network, gated by the input (arXiv:2302.10866)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mixers.mixer import Mixer, state_dtype
+from mixers.ops.long_conv import full_precision, long_conv
+from mixers.parts.implicit_filter import ImplicitFilter
+from mixers.parts.short_conv import ShortConv
+from mixers.registry import register
+
+# Axes: b batch, t time, s time already past, d channels, o long convolutions (order - 1 of them).
+
+
+class HyenaState(NamedTuple):
+    short: Tensor  # (b, short_width - 1, (order + 1) d): what the short convolution remembers
+    past: Tensor  # (b, s, o, d): the inputs of the long convolutions, the newest first
+
+
+@register("hyena")
+class Hyena(Mixer[HyenaState]):
+    """The Hyena operator: v ← h_i * (v ⊙ x_i) + b_i ⊙ (v ⊙ x_i) for each long filter, then W_out (v ⊙ x_0).
+
+    v and the gates x_0 … x_{order-1} are linear projections of the input, each followed by a short convolution
+    (arXiv:2302.10866, Definition 3.1 and Algorithms 1 to 3). Filters, transforms and the state are float32 even in
+    a half-precision model.
+
+    Defaults are those of the authors' runs on the Pile. Where this differs from their code: a sequence may be
+    longer than `max_length`; a filter has that many taps and does not reach further back. Up to there it is their
+    operator.
+
+    Its exact state is its past inputs, up to max_length - 1 of them.
+
+    Args:
+        dim: Width of the input and of the output.
+        order: Number of gates, one more than the long convolutions.
+        short_width: Taps of the short convolution after the projections.
+        max_length: Taps of a long filter; also the length over which positions and windows are spread.
+        filter_width: Width of the network that makes the filters.
+        filter_features: Features of a position that it reads, an odd number.
+        filter_frequency: Of its sine activation, at the start.
+        filter_lr: Learning rate of the filters; None means that of the model, as in the Pile runs.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    constant_state = False
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        order: int = 2,
+        short_width: int = 3,
+        max_length: int = 2048,
+        filter_width: int = 64,
+        filter_features: int = 33,
+        filter_frequency: float = 14.0,
+        filter_lr: float | None = None,
+    ):
+        super().__init__(dim)
+        if order < 2:
+            raise ValueError(f"order={order} leaves no long convolution: write 2 or more.")
+        for name, value in {"short_width": short_width, "max_length": max_length, "filter_width": filter_width}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} is too small: write 1 or more.")
+        self.order, self.max_length = order, max_length
+        self.in_proj = nn.Linear(dim, (order + 1) * dim)
+        self.short_conv = ShortConv((order + 1) * dim, width=short_width)
+        self.filter = ImplicitFilter(
+            (order - 1) * dim,
+            max_length=max_length,
+            width=filter_width,
+            features=filter_features,
+            frequency=filter_frequency,
+            lr=filter_lr,
+        )
+        self.skip = nn.Parameter(torch.randn(order - 1, dim))  # b_i
+        self.out_proj = nn.Linear(dim, dim)
+
+    def initial_state(self, batch: int) -> HyenaState:
+        weight = self.out_proj.weight
+        past = weight.new_zeros(batch, 0, self.order - 1, self.dim, dtype=state_dtype(weight))
+        return HyenaState(self.short_conv.initial_state(batch), past)
+
+    def extend(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
+        projected, short = self.short_conv.extend(self.in_proj(x), state.short)
+        first, *gates, v = projected.split(self.dim, -1)
+        with full_precision(x.device):
+            v, past = self._long(v.to(state.past.dtype), gates, state.past)
+            v = v * first
+        return self.out_proj(v.to(x.dtype)), HyenaState(short, past)
+
+    def _long(self, v: Tensor, gates: list[Tensor], past: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.filter(min(self.max_length, past.shape[1] + v.shape[1])).unflatten(-1, (self.dim, -1))
+        inputs = []
+        for i, gate in enumerate(reversed(gates)):
+            u = v * gate
+            v = long_conv(u, h[..., i], past[:, :, i]) + self.skip[i] * u
+            inputs.append(u)
+        past = torch.cat([torch.stack(inputs, 2).flip(1), past], 1)
+        return v, past[:, : self.max_length - 1]

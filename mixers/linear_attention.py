@@ -1,0 +1,82 @@
+"""Linear attention: a kernel in place of the softmax, so that the past is a sum (arXiv:2006.16236)."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixers.mixer import Mixer, state_dtype
+from mixers.ops.decay import Memory, chunkwise
+from mixers.registry import register
+
+# Axes: b batch, h head, t time, k key width, v value width.
+
+EPSILON = 1e-6  # added to the denominator, as in the authors' code
+
+FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": lambda x: F.elu(x) + 1,
+    "relu": F.relu,
+    "softmax": lambda x: x.softmax(-1),
+}
+
+
+class LinearAttentionState(NamedTuple):
+    kv: Tensor  # (b, h, k, v): Σ φ(k_m)ᵀ v_m
+    k: Tensor  # (b, h, k): Σ φ(k_m)
+
+
+@register("linear_attention")
+class LinearAttention(Mixer[LinearAttentionState]):
+    """Linear attention, o_n = φ(q_n)·Σ φ(k_m)ᵀ v_m / (φ(q_n)·Σ φ(k_m) + 1e-6), sums over m ≤ n (arXiv:2006.16236, Eq. 12).
+
+    As in the paper there is no decay and nothing tells positions apart but the order in which they are summed.
+    Its projections have no biases here, as those of the other mixers.
+
+    Args:
+        dim: Width of the input and of the output.
+        num_heads: Number of heads; each is dim / num_heads wide.
+        feature_map: φ, applied to queries and keys: `elu` is the paper's elu(x) + 1; `relu`; `softmax` is taken over
+            the channels of a head.
+        chunk_size: Tokens mixed in parallel before their sum is carried on. Changes speed and memory, not the result.
+
+    Raises:
+        ValueError: num_heads does not divide dim, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 8,
+        feature_map: Literal["elu", "relu", "softmax"] = "elu",
+        chunk_size: int = 128,
+    ):
+        super().__init__(dim)
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide dim={dim}.")
+        if feature_map not in FEATURE_MAPS:
+            raise ValueError(f"feature_map={feature_map!r} is not one of {', '.join(FEATURE_MAPS)}.")
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size={chunk_size} is too small: write 1 or more.")
+        self.num_heads, self.feature_map, self.chunk_size = num_heads, feature_map, chunk_size
+        self.q_proj = nn.Linear(dim, dim, bias=False)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim, bias=False)
+        self.out_proj = nn.Linear(dim, dim, bias=False)
+
+    def initial_state(self, batch: int) -> LinearAttentionState:
+        weight, width = self.q_proj.weight, self.dim // self.num_heads
+        kv = weight.new_zeros(batch, self.num_heads, width, width, dtype=state_dtype(weight))
+        return LinearAttentionState(kv, kv[..., 0].clone())
+
+    def extend(self, x: Tensor, state: LinearAttentionState) -> tuple[Tensor, LinearAttentionState]:
+        q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        phi = FEATURE_MAPS[self.feature_map]
+        no_decay = state.kv.new_zeros(self.num_heads)
+        o, weight, memory = chunkwise(phi(q), phi(k), v, no_decay, Memory(*state), self.chunk_size)
+        y = (o / (weight + EPSILON)[..., None]).transpose(1, 2).flatten(2).to(v.dtype)
+        return self.out_proj(y), LinearAttentionState(*memory)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

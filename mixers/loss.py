@@ -1,0 +1,65 @@
+"""Cross entropy of a large vocabulary without ever holding all logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_LOGITS = 2**23  # logits held at once: 32 MB in float32
+IGNORED = -100  # a target that is not predicted, torch's own convention
+
+
+def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Σ -log softmax(x Wᵀ)[target] over the targets that are not -100, in nats, in float32 or better.
+
+    A few rows of logits are made at a time and their gradients taken at once, so that memory does not grow with the
+    number of tokens times the vocabulary, and nothing is computed twice. Matrix products are in autocast's dtype.
+
+    Args:
+        x: (tokens, dim).
+        weight: (vocabulary, dim).
+        targets: (tokens,).
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    loss: Tensor = _ChunkedNLL.apply(x, weight, targets)
+    return loss
+
+
+class _ChunkedNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        precise = torch.promote_types(x.dtype, torch.float32)
+        total = x.new_zeros((), dtype=precise)
+        x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        weight_grad = torch.zeros_like(weight, dtype=precise) if ctx.needs_input_grad[1] else None
+        rows = max(1, CHUNK_LOGITS // weight.shape[0])
+        for start in range(0, len(x), rows):
+            part, target = x[start : start + rows], targets[start : start + rows]
+            predicted = target != IGNORED
+            log_probs = (part @ weight.mT).to(precise).log_softmax(-1)
+            chosen = target.clamp(min=0)[:, None]
+            total = total - (log_probs.gather(1, chosen).squeeze(1) * predicted).sum()
+            if x_grad is None and weight_grad is None:
+                continue
+            logits_grad = log_probs.exp_().scatter_add_(1, chosen, log_probs.new_full((), -1).expand_as(chosen))
+            logits_grad = (logits_grad * predicted[:, None]).to(x.dtype)
+            if x_grad is not None:
+                x_grad[start : start + rows] = logits_grad @ weight
+            if weight_grad is not None:
+                weight_grad += logits_grad.mT @ part
+        ctx.save_for_backward(x_grad, weight_grad)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x_grad, weight_grad = ctx.saved_tensors
+        if x_grad is not None:
+            x_grad = x_grad * grad.to(x_grad.dtype)
+        if weight_grad is not None:
+            weight_grad = (weight_grad * grad).to(ctx.weight_dtype)
+        return x_grad, weight_grad, None

@@ -1,0 +1,1 @@
+"""The mathematics of the mixers as pure functions."""

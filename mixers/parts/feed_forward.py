@@ -1,0 +1,35 @@
+"""What a block does within each token."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FeedForwardKind = Literal["gelu", "swiglu"]
+MATRICES: dict[FeedForwardKind, int] = {"gelu": 2, "swiglu": 3}  # of dim × width each
+
+
+class FeedForward(nn.Module):
+    """gelu(x W_1) W_2, or (swish(x W_g) ⊙ x W_1) W_2 (arXiv:2002.05202), without biases.
+
+    Args:
+        dim: Width of the input and of the output.
+        width: Width between the matrices.
+        kind: `gelu` or `swiglu`.
+        gain: Of the weights' Xavier initialisation.
+    """
+
+    def __init__(self, dim: int, width: int, *, kind: FeedForwardKind = "gelu", gain: float = 1.0):
+        super().__init__()
+        if kind not in MATRICES:
+            raise ValueError(f"ffn={kind!r} is not one of {', '.join(MATRICES)}.")
+        self.up = nn.Linear(dim, width, bias=False)
+        self.gate = nn.Linear(dim, width, bias=False) if kind == "swiglu" else None
+        self.down = nn.Linear(width, dim, bias=False)
+        for matrix in self.children():
+            nn.init.xavier_normal_(matrix.weight, gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(F.gelu(self.up(x)))
+        return self.down(F.silu(self.gate(x)) * self.up(x))

@@ -1,0 +1,63 @@
+"""Hyena's filters: long, but made by a small network from the position of each tap (arXiv:2302.10866, section 3.3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# How fast the exponential windows of the channels fall to 1 % of their height, as shares of `max_length`:
+# the authors' target, fast_decay_pct and slow_decay_pct.
+WINDOW_TARGET, FASTEST_WINDOW, SLOWEST_WINDOW = 0.01, 0.3, 1.5
+
+
+class ImplicitFilter(nn.Module):
+    """h_i = exp(-|δ| i/L) · MLP(features of i), with a sine for activation.
+
+    The features of tap i are i/L and the sines and cosines of a few frequencies; like the authors' they are trained.
+    The whole filter is exempt from weight decay.
+
+    Args:
+        channels: Number of filters.
+        max_length: Number of taps, L.
+        width: Width of the network, which has four layers.
+        features: Number of features of a position, odd: itself, cosines and sines.
+        frequency: Of the sine activation, at the start.
+        lr: Learning rate of the filter; None means that of the model.
+    """
+
+    def __init__(
+        self, channels: int, *, max_length: int, width: int, features: int, frequency: float, lr: float | None
+    ):
+        super().__init__()
+        if features < 3 or features % 2 == 0:
+            raise ValueError(f"filter_features={features} must be odd and at least 3: a position, cosines and sines.")
+        self.features = nn.Parameter(_positional_features(max_length, features))
+        self.layers = nn.ModuleList([nn.Linear(features, width), nn.Linear(width, width), nn.Linear(width, width)])
+        self.out = nn.Linear(width, channels, bias=False)
+        self.frequency = nn.Parameter(torch.full((width,), float(frequency)))
+        for parameter in self.parameters():
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
+            if lr is not None:
+                parameter._lr = lr  # type: ignore[attr-defined]
+
+    def forward(self, length: int) -> Tensor:
+        """The first `length` taps, (length, channels), in float32 or better."""
+        dtype = torch.promote_types(self.features.dtype, torch.float32)
+        h = self.features[:length].to(dtype)
+        for layer in self.layers:
+            h = torch.sin(self.frequency.to(dtype) * F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)))
+        return F.linear(h, self.out.weight.to(dtype)) * self._window(h)
+
+    def _window(self, like: Tensor) -> Tensor:
+        rates = -math.log(WINDOW_TARGET) / SLOWEST_WINDOW, -math.log(WINDOW_TARGET) / FASTEST_WINDOW
+        rate = torch.linspace(*rates, self.out.out_features, device=like.device, dtype=like.dtype)
+        tap = torch.arange(len(like), device=like.device, dtype=like.dtype)
+        return torch.exp(-rate * tap[:, None] / max(1, len(self.features) - 1))
+
+
+def _positional_features(length: int, features: int) -> Tensor:
+    bands = (features - 1) // 2
+    position = torch.arange(length)[:, None]
+    angle = 2 * math.pi * position / length * torch.linspace(1e-4, bands - 1, bands)
+    return torch.cat([torch.linspace(0, 1, length)[:, None], angle.cos(), -angle.sin()], 1)

@@ -1,0 +1,44 @@
+"""Every registered mixer obeys every law, with its defaults and with its options."""
+
+from functools import partial
+
+import pytest
+
+import mixers
+from mixers import Attention, Hyena, LinearAttention, Retention
+from mixers.testing import LAWS
+
+VARIANTS = {
+    "retention, chunks of 8": partial(Retention, chunk_size=8),
+    "retention, no gate": partial(Retention, gate=False, expand_v=1.0),
+    "retention, group norm": partial(Retention, norm="group", num_heads=2),
+    "retention, no norm": partial(Retention, norm="none"),
+    "retention, no decay": partial(Retention, decay=1.0, chunk_size=16),
+    "retention, one decay": partial(Retention, decay=127 / 128, num_heads=1),
+    "retention, the experiments' decay": partial(Retention, decay="experiments"),
+    "attention, shared keys": partial(Attention, num_kv_heads=2),
+    "attention, one key head, no rotary": partial(Attention, num_kv_heads=1, rotary=False),
+    "attention, window 10": partial(Attention, window=10),
+    "attention, window 1": partial(Attention, window=1),
+    "attention, window past the end": partial(Attention, window=1000),
+    "linear attention, relu, chunks of 5": partial(LinearAttention, feature_map="relu", chunk_size=5),
+    "linear attention, softmax": partial(LinearAttention, feature_map="softmax", num_heads=2),
+    "hyena, order 3": partial(Hyena, order=3, max_length=256),
+    "hyena, filters shorter than the text": partial(Hyena, max_length=40, filter_features=5),
+    "hyena, no short convolution": partial(Hyena, short_width=1, max_length=41, filter_width=16),
+}
+
+# What a variant is meant not to do.
+EXEMPT = {("attention, window 1", "the_past_matters")}
+
+BUILDERS = {**mixers.available(), **VARIANTS}
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_mixers_obey_the_laws(name, law):
+    if (name, law.__name__) in EXEMPT:
+        with pytest.raises(AssertionError):
+            law(BUILDERS[name])
+    else:
+        law(BUILDERS[name])
