@@ -1,0 +1,109 @@
+"""Fixed blocks of a token file, the order they are trained in, and each process's share of it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lit_modules.token_file import TokenFile
+
+
+class Blocks(Dataset[Tensor]):
+    """Non-overlapping blocks of tokens: block[:-1] goes in, block[1:] is to be predicted.
+
+    Args:
+        file: The tokens.
+        block_size: Tokens to predict in a block, B.
+        first: The id to put before each block; without it a block starts with the last token of the one before.
+    """
+
+    def __init__(self, file: TokenFile, *, block_size: int, first: int | None = None) -> None:
+        self.file = file
+        self.block_size = block_size
+        self.first = first
+
+    def __len__(self) -> int:
+        return (self.file.tokens - (self.first is None)) // self.block_size
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Block `index`: (B + 1,), int64."""
+        start = index * self.block_size
+        tokens = self._tokens[start : start + self.block_size + (self.first is None)].astype(np.int64)
+        return torch.from_numpy(tokens if self.first is None else np.insert(tokens, 0, self.first))
+
+    @cached_property
+    def _tokens(self) -> np.ndarray:
+        return self.file.open()
+
+    def __getstate__(self) -> dict[str, object]:  # a pickled memory map is a copy of the file: workers open their own
+        return {name: value for name, value in self.__dict__.items() if name != "_tokens"}
+
+
+class Loader(Iterable[Tensor]):
+    """Batches of blocks, (batch, B + 1), int64.
+
+    It is not a DataLoader but makes one, since Lightning would replace the sampler of a DataLoader by its own.
+
+    Args:
+        blocks: What to load.
+        batches: Gives the block numbers of each batch, anew for each iteration.
+        num_workers: Processes that load; they do not change the order.
+    """
+
+    def __init__(self, blocks: Blocks, batches: Callable[[], Iterable[list[int]]], *, num_workers: int = 0) -> None:
+        self.blocks = blocks
+        self.batches = batches
+        self.num_workers = num_workers
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(
+            DataLoader(
+                self.blocks,
+                batch_sampler=self.batches(),
+                num_workers=self.num_workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+        )
+
+
+class SizedLoader(Loader):
+    """Batches of blocks that come to an end.
+
+    Args:
+        blocks: What to load.
+        batches: The block numbers of each batch.
+        num_workers: Processes that load; they do not change the order.
+    """
+
+    def __init__(self, blocks: Blocks, batches: list[list[int]], *, num_workers: int = 0) -> None:
+        super().__init__(blocks, lambda: batches, num_workers=num_workers)
+        self._length = len(batches)
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def shuffled(blocks: int, *, seed: int, start: int) -> Iterator[int]:
+    """Block numbers without end from sample `start` on: every epoch all blocks, in an order of its own."""
+    epoch, offset = divmod(start, blocks)
+    while True:
+        for index in np.random.default_rng([seed, epoch]).permutation(blocks)[offset:]:
+            yield int(index)
+        epoch, offset = epoch + 1, 0
+
+
+def shares(samples: Iterator[int], *, batch_size: int, rank: int, world_size: int) -> Iterator[list[int]]:
+    """The part that one process has in each batch of all processes together: the rank-th of equal parts."""
+    each = batch_size // world_size
+    while batch := list(islice(samples, batch_size)):
+        yield batch[rank * each : (rank + 1) * each]
+
+
+def in_order(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+    """All blocks once: each process has every world_size-th, in batches of its share of `batch_size`."""
+    mine, each = list(range(rank, blocks, world_size)), batch_size // world_size
+    return [mine[start : start + each] for start in range(0, len(mine), each)]

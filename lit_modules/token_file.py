@@ -1,0 +1,122 @@
+"""A split as one flat file of token ids, written once and memory-mapped from then on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from lit_modules.tokenizer import Tokenizer
+
+PIECE = 2**18  # characters: a longer document is encoded in pieces, so that memory does not grow with it
+BATCH = 2**20  # characters that are encoded at once, in parallel
+QUICK = 2  # seconds: a progress bar appears only if tokenising takes longer
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """The token ids of a split, each document followed by the tokenizer's `end`.
+
+    Args:
+        path: The file of ids.
+        dtype: What an id is stored as, "uint16" or "uint32".
+        tokens: The number of ids, ends included.
+        bytes: The number of UTF-8 bytes of the documents.
+        documents: The number of documents.
+        content: A digest of the ids: equal digests mean equal files.
+    """
+
+    path: Path
+    dtype: str
+    tokens: int
+    bytes: int
+    documents: int
+    content: str
+
+    def open(self) -> np.ndarray:
+        """The ids, memory-mapped: (tokens,)."""
+        return np.memmap(self.path, dtype=self.dtype, mode="r")
+
+
+def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer) -> TokenFile:
+    """The token file at `path`, which is written first if it is not there or not whole.
+
+    Several processes may ask for the same file at once: one writes, the others wait.
+    `documents` is only asked for if the file has to be written.
+    """
+    if found := _find(path):
+        return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        return _find(path) or _write(path, documents(), tokenizer)
+
+
+def _find(path: Path) -> TokenFile | None:
+    """The token file at `path` if it is whole."""
+    try:
+        found = TokenFile(path, **json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        whole = path.stat().st_size == found.tokens * np.dtype(found.dtype).itemsize
+    except (OSError, ValueError, TypeError):
+        return None
+    return found if whole else None
+
+
+def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenFile:
+    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    partial, digest = path.with_suffix(".partial"), hashlib.sha256()
+    tokens = size = count = 0
+    with partial.open("wb") as file, tqdm(desc="tokenising", unit="B", unit_scale=True, delay=QUICK) as bar:
+        for texts, last in _batches(documents):
+            for text, is_last, ids in zip(texts, last, tokenizer.encode_batch(texts), strict=True):
+                stored = np.array([*ids, tokenizer.end] if is_last else ids, dtype).tobytes()
+                file.write(stored)
+                digest.update(stored)
+                tokens += len(ids) + is_last
+                count += is_last
+                size += len(text.encode())
+            bar.update(size - bar.n)
+    written = TokenFile(path, dtype, tokens, size, count, digest.hexdigest())
+    facts = {name: value for name, value in asdict(written).items() if name != "path"}
+    os.replace(partial, path)
+    replace_text(path.with_suffix(".json"), json.dumps(facts))
+    return written
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file in one step, so that nobody ever reads half of it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _batches(documents: Iterable[str]) -> Iterator[tuple[list[str], list[bool]]]:
+    """Pieces of documents in batches, and for each piece whether it is the last of its document."""
+    texts: list[str] = []
+    last: list[bool] = []
+    size = 0
+    for document in documents:
+        pieces = list(_pieces(document))
+        for number, piece in enumerate(pieces, start=1):
+            texts.append(piece)
+            last.append(number == len(pieces))
+            size += len(piece)
+            if size >= BATCH:
+                yield texts, last
+                texts, last, size = [], [], 0
+    if texts:
+        yield texts, last
+
+
+def _pieces(document: str) -> Iterator[str]:
+    """The document in pieces of at most PIECE characters, cut at line ends where there are any."""
+    start = 0
+    while len(document) - start > PIECE:
+        stop = document.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+        yield document[start:stop]
+        start = stop
+    yield document[start:]

@@ -1,0 +1,182 @@
+"""Text to token ids and back, and where tokenizers come from."""
+
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+# Left unset, the library turns its threads off, with a warning, as soon as a loader forks its workers.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+END = "<|endoftext|>"
+OTHER_ENDS = ("<|end_of_text|>", "</s>", "<eos>")  # what foreign tokenizers may call it, tried in this order
+BYTES = 256
+
+
+class Tokenizer:
+    """Turns text into token ids and back.
+
+    Text never becomes a special token, even if it spells one: only `end` itself ends a document.
+
+    Args:
+        inner: A tokenizer of the `tokenizers` library; it is taken over and set to encode plain text, nothing added.
+
+    Attributes:
+        vocab_size: The number of ids, the largest id plus one.
+        end: The id that ends a document.
+
+    Raises:
+        ValueError: If the tokenizer has no end-of-text token.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        inner.no_truncation()
+        inner.no_padding()
+        inner.encode_special_tokens = True
+        vocabulary = inner.get_vocab(with_added_tokens=True)
+        ends = [vocabulary[name] for name in (END, *OTHER_ENDS) if name in vocabulary]
+        if not ends:
+            raise ValueError(f"the tokenizer has no end-of-text token: add one of {', '.join((END, *OTHER_ENDS))}.")
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.end = ends[0]
+        self._inner = inner
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without `end`."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """The ids of several texts, found in parallel."""
+        return [encoding.ids for encoding in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some ids; bytes that are not UTF-8 become replacement characters."""
+        return self._inner.decode(ids, skip_special_tokens=False)
+
+    def to_json(self) -> str:
+        """The whole tokenizer as the text of a `tokenizer.json` file."""
+        return self._inner.to_str()
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """The tokenizer that `to_json`, or any tokenizer.json file, describes.
+
+        Raises:
+            ValueError: If the text describes no tokenizer.
+        """
+        try:
+            inner = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing more precise
+            raise ValueError(f"this is not a tokenizer.json: {error}.") from error
+        return cls(inner)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def __reduce__(self) -> tuple[Any, ...]:  # the library's own pickling forgets `encode_special_tokens`
+        return type(self).from_json, (self.to_json(),)
+
+
+def bytes_tokenizer() -> Tokenizer:
+    """One id per byte, which is the byte, and 256 for the end of text."""
+    inner = _byte_level(BPE(vocab={_symbol(byte): byte for byte in range(BYTES)}, merges=[]), words=False)
+    inner.add_special_tokens([END])
+    return Tokenizer(inner)
+
+
+def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE of the documents, with `vocab_size` ids or fewer if they have too few pairs to merge.
+
+    Raises:
+        ValueError: If `vocab_size` has no room for every byte and the end of text.
+    """
+    if vocab_size < BYTES + 1:
+        raise ValueError(
+            f"vocab_size={vocab_size} is too small for a byte-level BPE: "
+            f"write {BYTES + 1} (every byte and the end of text) or more."
+        )
+    inner = _byte_level(BPE(), words=True)
+    trainer = BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=ByteLevel.alphabet(), show_progress=False
+    )
+    inner.train_from_iterator(documents, trainer)
+    return Tokenizer(inner)
+
+
+def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
+    """A tokenizer made before: a tokenizer.json, one of our checkpoints (.ckpt), or a model's name on the Hub.
+
+    Args:
+        name: The path, or `owner/name` on the Hub.
+        cache_dir: The folder that keeps what is downloaded.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or the Hub cannot be reached or has no such tokenizer.
+        ValueError: If the file holds no tokenizer.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        text = _in_checkpoint(path) if path.suffix == ".ckpt" else path.read_text(encoding="utf-8")
+    elif path.suffix in (".json", ".ckpt") or path.is_absolute() or name.startswith("."):
+        raise FileNotFoundError(f"tokenizer={name!r} is not a file: check the path.")
+    elif "/" not in name:
+        close = get_close_matches(name, ["bytes", "bpe"], n=1)
+        hint = f" did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"tokenizer={name!r} is not known:{hint} write 'bytes', 'bpe', the path of a tokenizer.json or .ckpt file, "
+            "or 'owner/name' of a model on the Hub."
+        )
+    else:
+        text = _on_the_hub(name, cache_dir)
+    try:
+        return Tokenizer.from_json(text)
+    except ValueError as error:
+        raise ValueError(f"tokenizer={name!r} cannot be used: {error}") from error
+
+
+def _byte_level(model: BPE, *, words: bool) -> tokenizers.Tokenizer:
+    inner = tokenizers.Tokenizer(model)
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=words)
+    inner.decoder = ByteLevelDecoder()
+    return inner
+
+
+def _symbol(byte: int) -> str:
+    """The visible character by which byte-level tokenizers write a byte, as GPT-2's did first."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    if byte in visible:
+        return chr(byte)
+    return chr(BYTES + [other for other in range(BYTES) if other not in visible].index(byte))
+
+
+def _in_checkpoint(path: Path) -> str:
+    import torch  # slow to import, and only a checkpoint needs it
+
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    try:
+        return str(checkpoint["Text"]["tokenizer"])
+    except (KeyError, TypeError):
+        raise ValueError(f"tokenizer={str(path)!r} is a checkpoint without a tokenizer: name another file.") from None
+
+
+def _on_the_hub(name: str, cache_dir: Path) -> str:
+    from huggingface_hub import hf_hub_download  # slow to import, and rarely needed
+
+    try:
+        path = hf_hub_download(name, "tokenizer.json", cache_dir=cache_dir / "hub")
+    except Exception as error:  # offline, unknown, gated: many kinds, and one thing to say
+        raise FileNotFoundError(
+            f"tokenizer={name!r} is no file here and could not be had from the Hub "
+            f"({type(error).__name__}): check the name and the connection."
+        ) from error
+    return Path(path).read_text(encoding="utf-8")
