@@ -28,7 +28,7 @@ class LinearAttentionState(NamedTuple):
 
 @register("linear_attention")
 class LinearAttention(Mixer[LinearAttentionState]):
-    """Linear attention, o_n = φ(q_n)·Σ φ(k_m)ᵀ v_m / (φ(q_n)·Σ φ(k_m) + 1e-6), sums over m ≤ n (arXiv:2006.16236, Eq. 12).
+    """Linear attention, o_n = φ(q_n)·Σ φ(k_m)ᵀ v_m / (φ(q_n)·Σ φ(k_m) + 1e-6), over m ≤ n (arXiv:2006.16236, Eq. 12).
 
     As in the paper there is no decay and nothing tells positions apart but the order in which they are summed.
     Its projections have no biases here, as those of the other mixers.
