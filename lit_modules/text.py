@@ -1,21 +1,17 @@
 """Text as Lightning trains on it: fixed blocks of tokens in a reproducible, exactly resumable order."""
 
-import hashlib
 import os
-from functools import cached_property, partial
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from filelock import FileLock
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.batches import Blocks, Loader, SizedLoader, in_order, shares, shuffled
-from lit_modules.corpora import Corpus, load_corpus
-from lit_modules.token_file import TokenFile, replace_text, token_file
-from lit_modules.tokenizer import Tokenizer, bytes_tokenizer, read_tokenizer, train_bpe
-
-LAYOUT = "1"  # part of every cache key: to be raised when cleaning, splitting or the files change
+from lit_modules.prepared import PreparedText
+from lit_modules.token_file import TokenFile
+from lit_modules.tokenizer import Tokenizer
 
 
 class Text(LightningDataModule):
@@ -46,7 +42,7 @@ class Text(LightningDataModule):
             LIT_MIXERS_CACHE, else `~/.cache/lit-mixers`.
 
     Raises:
-        ValueError: If an option is out of range.
+        ValueError: If a number is out of range.
     """
 
     def __init__(
@@ -64,36 +60,34 @@ class Text(LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
+        for name, value, least in (
+            ("block_size", block_size, 1),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name}={value} is too small: write {least} or more.")
         # A Path among the hyperparameters would make a checkpoint that cannot be read without unpickling.
         corpus, tokenizer = os.fspath(corpus), os.fspath(tokenizer)
         cache_dir = None if cache_dir is None else os.fspath(cache_dir)
         # Not for the logger: it refuses a model and data that both have a `vocab_size`, unless the two are equal.
         self.save_hyperparameters(logger=False)
-        for name, value, least in (("block_size", block_size, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value} is too small: write {least} or more.")
         self.corpus = corpus
-        self.text_field = text_field
         self.block_size = block_size
         self.batch_size = batch_size
         self.bos = bos
         self.seed = seed
         self.num_workers = num_workers
-        self.cache_dir = Path(cache_dir or os.environ.get("LIT_MIXERS_CACHE") or "~/.cache/lit-mixers").expanduser()
-        self._tokenizer_name = tokenizer
-        self._bpe_size = vocab_size
-        self._start_samples = self._start_batches = 0
+        self._text = PreparedText(
+            corpus, text_field=text_field, tokenizer=tokenizer, vocab_size=vocab_size, cache_dir=cache_dir
+        )
+        self._resumed_samples = self._resumed_batches = 0
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, trained or read when first asked for."""
-        match self._tokenizer_name:
-            case "bytes":
-                return bytes_tokenizer()
-            case "bpe":
-                return self._trained_bpe()
-            case name:
-                return read_tokenizer(name, cache_dir=self.cache_dir)
+        return self._text.tokenizer
 
     @property
     def vocab_size(self) -> int:
@@ -108,41 +102,39 @@ class Text(LightningDataModule):
     @property
     def train_tokens(self) -> int:
         """Tokens in the training split, end tokens included."""
-        return self._train_file.tokens
+        return self._text.train.tokens
 
     @property
     def val_tokens(self) -> int:
         """Tokens in the validation split, end tokens included."""
-        return self._val_file.tokens
+        return self._text.validation.tokens
 
     @property
     def bytes_per_token(self) -> float:
         """UTF-8 bytes in the validation split per token, end tokens included: turns nats a token into bits a byte."""
-        return self._val_file.bytes / self._val_file.tokens
+        return self._text.validation.bytes / self._text.validation.tokens
 
     @property
     def samples_seen(self) -> int:
         """Sequences trained on so far, by all processes together."""
-        return self._start_samples + (self._batches - self._start_batches) * self.batch_size
+        return self._resumed_samples + (self._batches - self._resumed_batches) * self.batch_size
 
     def prepare_data(self) -> None:
         """Trains the tokenizer and writes the tokens, unless that is done already."""
-        self.setup("fit")
+        self._check_blocks()
 
     def setup(self, stage: str) -> None:
-        """Finds the tokens, and checks that there are enough for what is to be done."""
-        self._blocks("validation", self._val_file)
-        if stage == "fit":
-            self._blocks("training", self._train_file)
-            if self._batches == 0:  # another trainer begins: what an earlier one resumed from no longer counts
-                self._start_samples = self._start_batches = 0
+        """Finds the tokens, and begins at the first sample if the trainer is new."""
+        self._check_blocks()
+        if self._batches == 0:  # what an earlier trainer resumed from no longer counts
+            self._resumed_samples = self._resumed_batches = 0
 
     def train_dataloader(self) -> Loader:
-        """Endless batches of this process, from the first sample not yet seen."""
+        """Endless batches of this process, beginning with the first sample not yet seen: (batch, block_size + 1)."""
+        blocks = self._blocks("training", self._text.train)
         rank, world_size = self._place()
-        blocks = self._blocks("training", self._train_file)
 
-        def batches() -> Any:
+        def batches() -> Iterator[list[int]]:
             samples = shuffled(len(blocks), seed=self.seed, start=self._next_sample())
             return shares(samples, batch_size=self.batch_size, rank=rank, world_size=world_size)
 
@@ -150,13 +142,13 @@ class Text(LightningDataModule):
 
     def val_dataloader(self) -> SizedLoader:
         """All full blocks of the validation split, of which this process has every world-size-th."""
+        blocks = self._blocks("validation", self._text.validation)
         rank, world_size = self._place()
-        blocks = self._blocks("validation", self._val_file)
         batches = in_order(len(blocks), batch_size=self.batch_size, rank=rank, world_size=world_size)
         return SizedLoader(blocks, batches, num_workers=self.num_workers)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds, under "Text": the tokenizer, the order and the place in it."""
+        """What a checkpoint holds under "Text": the tokenizer, the training order and the place in it."""
         return {
             "tokenizer": self.tokenizer.to_json(),
             "samples_seen": self.samples_seen,
@@ -165,28 +157,37 @@ class Text(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where the checkpoint stopped, or says that the order starts anew since the data are others.
+        """Goes on where the checkpoint stopped; says so if the order has to start anew because it is another.
 
         Raises:
             ValueError: If the checkpoint was trained with another tokenizer.
         """
         if Tokenizer.from_json(state_dict["tokenizer"]) != self.tokenizer:
             raise ValueError(
-                f"tokenizer={self._tokenizer_name!r} on corpus={self.corpus!r} is not the one this checkpoint was "
-                "trained with: write tokenizer=PATH with the checkpoint's path to use that one."
+                f"tokenizer={self.hparams['tokenizer']!r} on corpus={self.corpus!r} is not the tokenizer this "
+                "checkpoint was trained with: write the checkpoint's path there to use its own."
             )
+        if not self._fitting:
+            return
         changed = [name for name, value in self._order().items() if state_dict[name] != value]
         if changed:
-            rank_zero_info(f"The training order starts anew: not as in the checkpoint: {', '.join(changed)}.")
-        self._start_samples = 0 if changed else state_dict["samples_seen"]
-        self._start_batches = state_dict["batches"]
+            rank_zero_info(
+                f"The training order starts anew, since these are not the checkpoint's: {', '.join(changed)}."
+            )
+        self._resumed_samples = 0 if changed else state_dict["samples_seen"]
+        self._resumed_batches = state_dict["batches"]
+
+    @property
+    def _fitting(self) -> bool:
+        """Whether the training split is needed: always but in a trainer that only evaluates."""
+        return self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING)
 
     @property
     def _batches(self) -> int:
-        """Batches that the trainer has finished, over all runs that it resumes.
+        """Batches that the trainer has finished, those before it was resumed included.
 
-        `processed` is raised after the optimizer's step and before on_train_batch_end, so it is right when a
-        checkpoint is saved there, in on_validation_end, in on_train_end and on an exception; prefetched batches do
+        `processed` is raised after the optimizer's step and before on_train_batch_end, so it is right whether a
+        checkpoint is saved there, in on_validation_end, in on_train_end or on an exception; prefetched batches do
         not count. `completed` is one behind in on_train_batch_end, `ready` one ahead on an exception.
         """
         if self.trainer is None:
@@ -194,16 +195,21 @@ class Text(LightningDataModule):
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
 
     def _next_sample(self) -> int:
-        overfitting = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return self._start_samples if overfitting else self.samples_seen
+        """Where the order goes on; the trainer's `overfit_batches` asks for the same batches in every epoch."""
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return 0 if overfits else self.samples_seen
 
     def _order(self) -> dict[str, Any]:
-        """All that the training order and its blocks depend on."""
-        content = self._train_file.content
-        return {"content": content, "block_size": self.block_size, "bos": self.bos, "seed": self.seed}
+        """All that the blocks and their training order depend on."""
+        return {
+            "content": self._text.train.content,
+            "block_size": self.block_size,
+            "bos": self.bos,
+            "seed": self.seed,
+        }
 
     def _place(self) -> tuple[int, int]:
-        """This process's rank and the number of processes."""
+        """This process's rank, and the number of processes."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world_size:
             raise ValueError(
@@ -211,6 +217,12 @@ class Text(LightningDataModule):
                 f"write a multiple of {world_size}."
             )
         return rank, world_size
+
+    def _check_blocks(self) -> None:
+        """Sees to it that there are tokens, and enough of them, for what the trainer is about to do."""
+        if self._fitting:
+            self._blocks("training", self._text.train)
+        self._blocks("validation", self._text.validation)
 
     def _blocks(self, split: str, file: TokenFile) -> Blocks:
         blocks = Blocks(file, block_size=self.block_size, first=self.end if self.bos else None)
@@ -220,31 +232,3 @@ class Text(LightningDataModule):
                 f"block_size={self.block_size}: write a smaller block_size or give more text."
             )
         return blocks
-
-    @cached_property
-    def _corpus(self) -> Corpus:
-        return load_corpus(self.corpus, text_field=self.text_field, cache_dir=self.cache_dir)
-
-    @cached_property
-    def _train_file(self) -> TokenFile:
-        return self._token_file("train")
-
-    @cached_property
-    def _val_file(self) -> TokenFile:
-        return self._token_file("validation")
-
-    def _token_file(self, split: str) -> TokenFile:
-        path = self._cached("tokens", self._corpus.key, split, self.tokenizer.to_json()).with_suffix(".bin")
-        return token_file(path, partial(self._corpus.documents, split), self.tokenizer)
-
-    def _trained_bpe(self) -> Tokenizer:
-        path = self._cached("tokenizers", self._corpus.key, str(self._bpe_size)).with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
-                replace_text(path, train_bpe(self._corpus.documents("train"), self._bpe_size).to_json())
-        return Tokenizer.from_json(path.read_text(encoding="utf-8"))
-
-    def _cached(self, folder: str, *facts: str) -> Path:
-        """The place of what follows from the facts."""
-        return self.cache_dir / folder / hashlib.sha256("\0".join((LAYOUT, *facts)).encode()).hexdigest()[:32]

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from lit_modules.cache import built_once, replace_text
 from lit_modules.tokenizer import Tokenizer
 
 PIECE = 2**18  # characters: a longer document is encoded in pieces, so that memory does not grow with it
@@ -49,11 +49,7 @@ def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: To
     Several processes may ask for the same file at once: one writes, the others wait.
     `documents` is only asked for if the file has to be written.
     """
-    if found := _find(path):
-        return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        return _find(path) or _write(path, documents(), tokenizer)
+    return built_once(path, find=_find, build=lambda path: _write(path, documents(), tokenizer))
 
 
 def _find(path: Path) -> TokenFile | None:
@@ -85,13 +81,6 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenF
     os.replace(partial, path)
     replace_text(path.with_suffix(".json"), json.dumps(facts))
     return written
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a file in one step, so that nobody ever reads half of it."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _batches(documents: Iterable[str]) -> Iterator[tuple[list[str], list[bool]]]:

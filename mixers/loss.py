@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = 2**23  # logits held at once: 32 MB in float32
+CHUNK_LOGITS = {"cpu": 2**21}  # logits held at once: about what caches hold
+CHUNK_LOGITS_ELSEWHERE = 2**26  # 256 MB in float32: enough rows to keep a GPU busy
 IGNORED = -100  # a target that is not predicted, torch's own convention
 
 
@@ -35,7 +36,7 @@ class _ChunkedNLL(torch.autograd.Function):
         total = x.new_zeros((), dtype=precise)
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         weight_grad = torch.zeros_like(weight, dtype=precise) if ctx.needs_input_grad[1] else None
-        rows = max(1, CHUNK_LOGITS // weight.shape[0])
+        rows = max(1, CHUNK_LOGITS.get(x.device.type, CHUNK_LOGITS_ELSEWHERE) // weight.shape[0])
         for start in range(0, len(x), rows):
             part, target = x[start : start + rows], targets[start : start + rows]
             predicted = target != IGNORED

@@ -23,10 +23,9 @@ def rotate(x: Tensor, position: Tensor, frequencies: Tensor) -> Tensor:
     """Turns x (b, h, t, k), whose first token stands at `position` (b,) of its row."""
     t = torch.arange(x.shape[2], device=x.device)
     angle = (position[:, None] + t)[:, None, :, None] * frequencies  # (b, 1, t, k/2)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2).to(x.dtype)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
 
 
 def _precise(device: torch.device) -> torch.dtype:
