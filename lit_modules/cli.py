@@ -1,0 +1,176 @@
+"""The command line: `fit`, `validate` and `generate`, over LightningCLI."""
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from pytorch_lightning import LightningModule
+from pytorch_lightning import Trainer as LightningTrainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+import mixers.names  # noqa: F401  (the short names)
+from lit_modules import checkpoint
+from lit_modules.errors import is_a_mistake_of_use, parser_options, reason, sentence
+from lit_modules.language_model import LitLanguageModel
+from lit_modules.text import Text
+from lit_modules.trainer import Trainer
+
+RUNS = ("fit", "validate")  # the commands that take a model, data and a trainer
+SEED = 42
+
+
+class Parser(LightningArgumentParser):
+    """A parser that answers a mistake with one sentence instead of its whole usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:  # a parser within a parser: the outer one speaks
+            super().error(message, ex)
+        fail(sentence(message, parser_options(self)))
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the options of a training run in its folder; other commands have none."""
+
+    def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
+class CLI(LightningCLI):
+    """Runs one command.
+
+    Args:
+        args: The words of the command line.
+    """
+
+    def __init__(self, args: Sequence[str]):
+        self.words = list(args)
+        self.saved: checkpoint.Saved | None = None
+        strict = {"allow_abbrev": False}  # or a typo that happens to begin an option would pass for it
+        defaults = {"default_config_files": [str(default_config())]}
+        super().__init__(
+            LitLanguageModel,
+            Text,
+            trainer_class=Trainer,
+            parser_class=Parser,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},  # a run that goes on has one already
+            seed_everything_default=SEED,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                **strict,
+                "description": "Trains language models with any sequence mixer.",
+                "version": version(),
+                **{name: {**strict, **defaults} for name in RUNS},
+                "generate": strict,
+            },
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        run = {name: LightningCLI.subcommands()[name] for name in RUNS}
+        return {**run, "generate": set()}
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # Lightning's also takes a bool, of which `true` quietly means 0.
+        parser.add_argument("--seed_everything", type=int, default=SEED, help="Seed of the weights and the dropout.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data", "model.vocab_size", lambda data: data.vocab_size, apply_on="instantiate")
+        parser.link_arguments("seed_everything", "model.seed")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        # A command of our own needs none of the options of a run, and is easier to read without them.
+        if subcommand in RUNS:
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser = self.init_parser(**kwargs)
+        parser.add_argument("--trainer.accelerator", type=str, default="auto", help="The hardware to run on.")
+        self._subcommand_method_arguments[subcommand] = parser.add_method_arguments(klass, subcommand)
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Not LightningCLI's, which warns of arguments that are given from Python.
+        self.config = parser.parse_args(self.words)
+
+    def _parse_ckpt_path(self) -> None:
+        # Not LightningCLI's, with which a checkpoint wins over what the user typed, without a word.
+        command = self.config.subcommand
+        options = self.config[command]
+        if command not in RUNS or not options.ckpt_path:
+            return
+        self.saved = checkpoint.read(checkpoint.find(options.ckpt_path, options.trainer.default_root_dir))
+        typed = self.parser.parse_args(self.words, defaults=False)[command].as_dict()
+        merged = checkpoint.merged(self.saved, typed)
+        self.config = self.parser.parse_object({"subcommand": command, command: merged}, self.config)
+        if command == "fit" and 0 < self.config.fit.trainer.max_steps <= self.saved.step:
+            raise ValueError(
+                f"ckpt_path={options.ckpt_path!r} is at step {self.saved.step} of {self.config.fit.trainer.max_steps}: "
+                "the run has ended, so set a larger --trainer.max_steps to train on."
+            )
+
+    def _set_seed(self) -> None:
+        if self.subcommand in RUNS:  # others seed what they draw themselves
+            super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        if self.subcommand in RUNS:
+            super().instantiate_classes()
+            if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
+                self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
+            return
+        self.config_init = self.config
+        accelerator = self.config[self.subcommand].trainer.accelerator
+        self.trainer = Trainer(accelerator=accelerator, devices=1, precision="32-true", logger=False)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        if subcommand in RUNS:
+            return super()._prepare_subcommand_kwargs(subcommand)  # type: ignore[no-any-return]
+        options: Namespace = self.config[subcommand]
+        return {name: options[name] for name in self._subcommand_method_arguments[subcommand]}
+
+    def before_validate(self) -> None:
+        if self.saved is None:
+            raise ValueError("validate needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: Its words; by default those this program was called with.
+    """
+    try:
+        CLI(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT
+    except (ValueError, FileNotFoundError, MisconfigurationException) as exception:
+        if not is_a_mistake_of_use(exception):
+            raise
+        fail(reason(exception))
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the program with one sentence about what was wrong with its call."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def version() -> str:
+    """The version of lit-mixers, installed or run from its folder."""
+    try:
+        return metadata.version("lit-mixers")
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parent.parent / "pyproject.toml"
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+
+
+def default_config() -> Path:
+    """The options that are read before all others: in the project's folder, or inside the installed package."""
+    here = Path(__file__).parent
+    beside = here.parent / "configs" / "default.yaml"
+    return beside if beside.is_file() else here / "configs" / "default.yaml"

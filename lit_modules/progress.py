@@ -1,0 +1,100 @@
+"""What a run shows while it goes: one bar over all steps, and how fast tokens pass."""
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from torch import Tensor
+
+
+class Speed(Callback):
+    """Logs the tokens trained on per second, on all processes together, validations left out."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restart()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        self.tokens += batch[:, 1:].numel() * trainer.world_size
+        if step_is_logged(trainer, batch_idx):
+            rate = self.tokens / (time.perf_counter() - self.since)
+            pl_module.log("tokens_per_second", rate, prog_bar=True)
+            self._restart()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self.since += time.perf_counter() - self.paused
+
+    def _restart(self) -> None:
+        self.tokens, self.since = 0, time.perf_counter()
+
+
+class Progress(TQDMProgressBar):
+    """One bar over the optimizer steps of the run, and a short one for each validation.
+
+    Where output is not a terminal, one line for each validation instead.
+    """
+
+    BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not sys.stdout.isatty():
+            self.disable()
+
+    @property
+    def train_description(self) -> str:
+        return "Training"
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        # The stream of batches has no end, so Lightning's bar over an epoch would have none either.
+        bar = self.train_progress_bar
+        bar.total = trainer.max_steps if trainer.max_steps > 0 else None
+        bar.initial = bar.n = trainer.global_step
+        bar.refresh()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        self.train_progress_bar.update(trainer.global_step - self.train_progress_bar.n)
+        if step_is_logged(trainer, batch_idx):  # reading a metric waits for the GPU, so not on every step
+            self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+    def init_validation_tqdm(self) -> Tqdm:
+        bar = super().init_validation_tqdm()
+        bar.leave = False
+        return bar
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.is_disabled and trainer.is_global_zero and not trainer.sanity_checking and trainer.state.fn == "fit":
+            shown = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+            print(f"step {trainer.global_step} of {trainer.max_steps}: {shown}", flush=True)
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, str | int | float | dict[str, float]]:
+        formats = {
+            "loss": ("train/loss", ".3f"),
+            "validation perplexity": ("val/perplexity", ".4g"),
+            "tokens/s": ("tokens_per_second", ",.0f"),
+        }
+        known = trainer.callback_metrics
+        return {name: format(known[key].item(), how) for name, (key, how) in formats.items() if key in known}
+
+
+def step_is_logged(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether the batch just done ends an optimizer step that is logged."""
+    every = trainer.log_every_n_steps
+    return every > 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and trainer.global_step % every == 0

@@ -1,0 +1,205 @@
+"""Lightning's trainer, measured in optimizer steps, and the commands that Lightning lacks."""
+
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info
+
+from lit_modules import checkpoint, summary
+from lit_modules.language_model import LitLanguageModel
+from lit_modules.last import KeepLast
+from lit_modules.precision import best_precision
+from lit_modules.progress import Progress, Speed
+from lit_modules.samples import Samples
+from lit_modules.stream import Sampling, complete, stream
+
+
+class Trainer(pl.Trainer):
+    """Trains on an endless stream of text for a number of optimizer steps.
+
+    Args:
+        max_steps: Optimizer steps to train for; -1 trains until it is stopped.
+        precision: Number format: `auto` is bfloat16 with float32 weights (`bf16-mixed`) where the hardware multiplies
+            bfloat16 itself, and float32 (`32-true`) elsewhere.
+        val_check_interval: Optimizer steps between two validations; there is always one at the end.
+        save_every_n_steps: Optimizer steps between two savings of last.ckpt, which is also saved before each
+            validation and when the run is stopped.
+        accumulate_grad_batches: Batches that an optimizer step takes its gradient from.
+        logger: Where to log; by default to TensorBoard, in a folder runs/MIXER/version_N.
+        callbacks: Callbacks beside the trainer's own.
+        enable_checkpointing: Whether to keep the best and the last checkpoint.
+        enable_progress_bar: Whether to show progress.
+        enable_model_summary: Whether to list the layers of the model at the start.
+        max_epochs: Not for this trainer: a run is measured in steps.
+        accelerator: The hardware: `auto`, `cpu`, `gpu` or any that Lightning knows.
+        default_root_dir: The folder of all runs.
+        options: Options of Lightning's trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_steps: int = -1,
+        precision: str | int = "auto",
+        val_check_interval: int | None = None,
+        save_every_n_steps: int = 500,
+        accumulate_grad_batches: int = 1,
+        logger: Logger | Iterable[Logger] | bool | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_checkpointing: bool = True,
+        enable_progress_bar: bool = True,
+        enable_model_summary: bool = False,
+        max_epochs: int | None = None,
+        accelerator: str | Accelerator = "auto",
+        default_root_dir: str | Path = "runs",
+        **options: Any,
+    ):
+        if max_epochs is not None:
+            raise ValueError(f"max_epochs={max_epochs} has no meaning for an endless stream: set max_steps instead.")
+        if precision == "auto":
+            precision, reason = best_precision(accelerator)
+            rank_zero_info(f"precision: {precision} ({reason})")
+        own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        own += [Speed(), Samples()]
+        if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
+            own.append(Progress())
+        if enable_checkpointing:
+            own.append(KeepLast(save_every_n_steps))
+            if not any(isinstance(callback, ModelCheckpoint) for callback in own):
+                own.append(ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False))
+        hush()
+        self._keeps_log = logger is None or logger is True
+        super().__init__(
+            max_steps=max_steps,
+            max_epochs=-1 if max_steps == -1 else None,
+            precision=precision,  # type: ignore[arg-type]
+            # Lightning counts batches here, and optimizer steps elsewhere.
+            val_check_interval=val_check_interval and val_check_interval * accumulate_grad_batches,
+            check_val_every_n_epoch=None,
+            accumulate_grad_batches=accumulate_grad_batches,
+            logger=False if logger is None or logger is True else logger,  # `fit` knows the folder
+            callbacks=own,
+            enable_checkpointing=enable_checkpointing,
+            enable_progress_bar=enable_progress_bar,
+            enable_model_summary=enable_model_summary,
+            accelerator=accelerator,
+            default_root_dir=default_root_dir,
+            use_distributed_sampler=False,  # the data know their share
+            **options,
+        )
+
+    def fit(  # type: ignore[override]  # nothing is ever unpickled, so there is no `weights_only` to choose
+        self,
+        model: pl.LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Trains a model.
+
+        Args:
+            model: The model.
+            train_dataloaders: Batches to train on, instead of a data module.
+            val_dataloaders: Batches to validate on, instead of a data module.
+            datamodule: The data.
+            ckpt_path: Checkpoint to go on from, in the same folder; `last` is the newest of all runs.
+        """
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        if self._keeps_log:
+            self.logger = self._run_logger(model, path)
+        super().fit(
+            model, train_dataloaders, val_dataloaders, datamodule, str(path) if path else None, weights_only=True
+        )
+        if self.is_global_zero and isinstance(model, LitLanguageModel):
+            print(summary.result(self, model.model))
+
+    def validate(  # type: ignore[override]
+        self,
+        model: pl.LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | None = None,
+        verbose: bool = True,
+        datamodule: pl.LightningDataModule | None = None,
+    ) -> list[dict[str, float]]:
+        """Measures a model on the validation text.
+
+        Args:
+            model: The model.
+            dataloaders: Batches to validate on, instead of a data module.
+            ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
+            verbose: Whether to print the results.
+            datamodule: The data.
+
+        Returns:
+            The metrics, in one dict.
+        """
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        results = super().validate(
+            model, dataloaders, str(path) if path else None, verbose, datamodule, weights_only=True
+        )
+        return [dict(result) for result in results]
+
+    def generate(
+        self,
+        ckpt_path: str,
+        prompt: list[str] | None = None,
+        *,
+        max_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: list[str] | None = None,
+    ) -> None:
+        """Continues texts, with the model and the tokenizer of a checkpoint.
+
+        Args:
+            ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
+            prompt: Text to continue; without any, the model starts a new one.
+            max_tokens: Most tokens to add to a text.
+            temperature: How freely tokens are drawn: 0 always takes the likeliest, 1 draws as the model predicts.
+            top_k: Draw from this many of the likeliest tokens only.
+            top_p: Draw from the likeliest tokens that together have this probability only.
+            seed: Seed of the random numbers, for the same text again.
+            stop: Strings that end a text just before them.
+        """
+        options = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(stop or []))
+        model, tokenizer = checkpoint.load_for_text(checkpoint.find(ckpt_path, self.default_root_dir))
+        model = model.to(self.strategy.root_device).eval()
+        match prompt or [""]:
+            case [only]:
+                print(only, end="", flush=True)
+                for piece in stream(model, tokenizer, only, options):
+                    print(piece, end="", flush=True)
+                print()
+            case several:
+                for start, text in zip(several, complete(model, tokenizer, several, options), strict=True):
+                    print(f"{start}{text}\n")
+
+    def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
+        """TensorBoard in the folder of the run that goes on, or in a new one named after the mixer."""
+        if ckpt_path and (run := checkpoint.run_folder(ckpt_path)):
+            place = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
+        else:
+            name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
+            place = {"save_dir": self.default_root_dir, "name": name, "version": None}
+        return TensorBoardLogger(default_hp_metric=False, **place)
+
+
+def hush() -> None:
+    """Keeps from the user what Lightning says of itself: advertisements, and deprecations in its own code."""
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_tip)
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("💡 Tip:")
