@@ -1,5 +1,6 @@
 """Fixed blocks of a token file, the order they are trained in, and each process's share of it."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -104,6 +105,13 @@ def shares(samples: Iterator[int], *, batch_size: int, rank: int, world_size: in
 
 
 def in_order(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
-    """All blocks once: each process has every world_size-th, in batches of its share of `batch_size`."""
+    """All blocks once: each process has every world_size-th, in batches of its share of `batch_size`.
+
+    The processes have equally many batches, as long as each has a block, since those that share one sharded model wait
+    for each other in every batch. So a single block too many joins the batch before it.
+    """
     mine, each = list(range(rank, blocks, world_size)), batch_size // world_size
-    return [mine[start : start + each] for start in range(0, len(mine), each)]
+    batches = [mine[start : start + each] for start in range(0, len(mine), each)]
+    if len(batches) > max(1, math.ceil(blocks // world_size / each)):
+        batches[-2:] = [batches[-2] + batches[-1]]
+    return batches

