@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from lit_modules.factories import complete
 from lit_modules.language_model import LitLanguageModel

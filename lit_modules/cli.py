@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule
 from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import mixers.names  # noqa: F401  (the short names)
 from lit_modules import checkpoint
@@ -22,6 +22,7 @@ from lit_modules.trainer import Trainer
 
 RUNS = ("fit", "validate")  # the commands that take a model, data and a trainer
 SEED = 42
+NO_SEED = -1
 
 
 class Parser(LightningArgumentParser):
@@ -90,7 +91,11 @@ class CLI(LightningCLI):
             return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser = self.init_parser(**kwargs)
         parser.add_argument("--trainer.accelerator", type=str, default="auto", help="The hardware to run on.")
-        self._subcommand_method_arguments[subcommand] = parser.add_method_arguments(klass, subcommand)
+        added = parser.add_method_arguments(klass, subcommand, skip={"prompt", "stop"})
+        # These can be given more than once, and are text even where they look like YAML.
+        parser.add_argument("--prompt", type=str, action="append", help="Text to continue; can be given several times.")
+        parser.add_argument("--stop", type=str, action="append", help="Text to end before; can be given several times.")
+        self._subcommand_method_arguments[subcommand] = [*added, "prompt", "stop"]
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -104,8 +109,7 @@ class CLI(LightningCLI):
         if command not in RUNS or not options.ckpt_path:
             return
         self.saved = checkpoint.read(checkpoint.find(options.ckpt_path, options.trainer.default_root_dir))
-        typed = self.parser.parse_args(self.words, defaults=False)[command].as_dict()
-        merged = checkpoint.merged(self.saved, typed)
+        merged = checkpoint.merged(self.saved, self._typed(command))
         self.config = self.parser.parse_object({"subcommand": command, command: merged}, self.config)
         if command == "fit" and 0 < self.config.fit.trainer.max_steps <= self.saved.step:
             raise ValueError(
@@ -113,13 +117,28 @@ class CLI(LightningCLI):
                 "the run has ended, so set a larger --trainer.max_steps to train on."
             )
 
+    def _typed(self, command: str) -> dict[str, Any]:
+        """The options that the user gave, on the command line or in a config, by section."""
+        # The parser needs a seed, for what follows from it; one in front is overruled by any that the user gave.
+        start = self.words.index(command) + 1
+        words = [*self.words[:start], f"--seed_everything={NO_SEED}", *self.words[start:]]
+        typed: dict[str, Any] = self.parser.parse_args(words, defaults=False)[command].as_dict()
+        if typed["seed_everything"] == NO_SEED:
+            del typed["seed_everything"]
+        return typed
+
     def _set_seed(self) -> None:
         if self.subcommand in RUNS:  # others seed what they draw themselves
             super()._set_seed()
 
     def instantiate_classes(self) -> None:
         if self.subcommand in RUNS:
-            super().instantiate_classes()
+            try:
+                super().instantiate_classes()
+            except TypeError as error:
+                if "abstract class" not in str(error):
+                    raise
+                raise ValueError(f"{error}: write the name of a mixer that is complete.") from error
             if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
                 self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
             return
@@ -129,7 +148,7 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         if subcommand in RUNS:
-            return super()._prepare_subcommand_kwargs(subcommand)  # type: ignore[no-any-return]
+            return super()._prepare_subcommand_kwargs(subcommand)
         options: Namespace = self.config[subcommand]
         return {name: options[name] for name in self._subcommand_method_arguments[subcommand]}
 

@@ -31,12 +31,18 @@ def sentence(message: str, options: Iterable[str] = ()) -> str:
         return f"Say what to do: one of {match[1].replace(',', ', ')}."
     if match := re.search(r'Parser key "model\.(?:mixer|overrides)"[\s\S]*dot import path string: (\S+)', message):
         return registry.unknown(match[1])
-    if match := re.search(r"Expected '([\w.]+)' to be a subclass of <class '(\w+)'>", message):
-        return f"{match[1]} is no {match[2].lower()}."
+    if match := re.search(r"Expected '([\w.]+)' to be a subclass of (?:<class ')?(\w+)", message):
+        return f"{match[1]} is no {match[2]}."
     if match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"There is no {match[2]} in {match[1]}."
     if match := re.search(r'"([\w.]+)":\s+Expected a ([^\n]*?)\. Got value: ([^\n]*?)(\. Got value: |\n|$)', message):
         return f"{_full_name(message, match[1])}={match[3]} should be {_type(match[2])}."
+    if match := re.search(r'Parser key "([\w.]+)"[\s\S]*dot import path string: (\S+)', message):
+        return f"{match[1]}={match[2]} is no class: write its import path, such as package.module.Class."
+    if match := re.search(r'Linked "([\w.]+)" must be given via "([\w.]+)"', message):
+        return f"{match[1]} cannot be set: it follows from {match[2]}."
+    if match := re.search(r"arguments are required: \w+\.(\w+)", message):
+        return f"Say which {match[1]}: --{match[1]}=..."
     if match := re.search(r"File does not exist: '(.*)'", message):
         return f"There is no file {match[1]}."
     return re.sub(r"\s+", " ", message).strip()

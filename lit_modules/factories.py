@@ -33,7 +33,7 @@ class Complete(NamedTuple):
     """A mixer's config with nothing left out."""
 
     name: str
-    cls: type[Mixer]
+    cls: type[Mixer[Any]]
     options: dict[str, Any]
 
 
@@ -45,15 +45,15 @@ def complete(config: dict[str, Any]) -> Complete:
     return Complete(mixer_name(cls), cls, {**defaults, **config.get("init_args", {})})
 
 
-def class_at(path: str) -> type[Mixer]:
+def class_at(path: str) -> type[Mixer[Any]]:
     """The mixer class at an import path, which for a short name is the class that the name stands for."""
     module, _, name = path.rpartition(".")
     if module in ("", "mixers.names"):
         return available()[name]
-    cls: type[Mixer] = getattr(import_module(module), name)
+    cls: type[Mixer[Any]] = getattr(import_module(module), name)
     return cls
 
 
-def mixer_name(cls: type[Mixer]) -> str:
+def mixer_name(cls: type[Mixer[Any]]) -> str:
     """The short name of a mixer class, or the class's own name where it is not registered."""
     return next((name for name, known in available().items() if known is cls), cls.__name__)

@@ -106,7 +106,7 @@ class LitLanguageModel(pl.LightningModule):
     @property
     def logs_this_step(self) -> bool:
         """Whether the optimizer step under way is one that is logged."""
-        every = self.trainer.log_every_n_steps
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return every > 0 and (self.global_step + 1) % every == 0
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -32,7 +32,8 @@ class KeepLast(Callback):
     def __init__(self, every_n_steps: int):
         self.every_n_steps = every_n_steps
         self.validated_step = 0
-        self.asked: int | None = None  # the signal that asked the run to stop
+        self.asked: int | None = None  # the signal that asked this process to stop
+        self.ending = False  # whether all processes have agreed to
         self._handlers: dict[signal.Signals, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,11 +53,17 @@ class KeepLast(Callback):
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients of half a step are in no checkpoint
-        stop = self._all_stop(trainer)
-        if stop or trainer.global_step % self.every_n_steps == 0 or _validation_is_due(trainer):
+        self.ending = self._all_stop(trainer)
+        if self.ending or trainer.global_step % self.every_n_steps == 0 or _validation_is_due(trainer):
             self._save(trainer)
-        if stop:
-            self._end(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Tensor, batch_idx: int
+    ) -> None:
+        self._end_if_asked(trainer)  # not at the batch's end, where Lightning has yet to log it
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end_if_asked(trainer)
 
     def on_validation_batch_end(
         self,
@@ -68,14 +75,16 @@ class KeepLast(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         # The checkpoint from before the validation is there already: this one is run again from its start.
-        if self._handlers and self._all_stop(trainer):
-            self._end(trainer)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.ending = self._all_stop(trainer)
+            self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
             self.validated_step = trainer.global_step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end_if_asked(trainer)
         if trainer.enable_validation and self.validated_step != trainer.global_step:
             self._save(trainer)
             _validate(trainer)  # a run ends with its result, whatever its length
@@ -106,10 +115,12 @@ class KeepLast(Callback):
         return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
 
     def _save(self, trainer: pl.Trainer) -> None:
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(last_path(trainer), weights_only=False)
 
-    def _end(self, trainer: pl.Trainer) -> None:
+    def _end_if_asked(self, trainer: pl.Trainer) -> None:
+        if not self.ending:
+            return
         if trainer.is_global_zero:
             print(
                 f"\nStopped at step {trainer.global_step} of {trainer.max_steps}; saved as {shown(last_path(trainer))}."

@@ -96,5 +96,5 @@ class Progress(TQDMProgressBar):
 
 def step_is_logged(trainer: pl.Trainer, batch_idx: int) -> bool:
     """Whether the batch just done ends an optimizer step that is logged."""
-    every = trainer.log_every_n_steps
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return every > 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and trainer.global_step % every == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from lit_modules.factories import mixer_name
-from mixers import LanguageModel
+from mixers import LanguageModel, Mixer
 
 
 def command() -> str:
@@ -16,7 +16,7 @@ def command() -> str:
 
 def model_mixers(model: LanguageModel) -> str:
     """The names of the model's mixers, each once, in the order of the blocks: `retention`, `retention-attention`."""
-    return "-".join(dict.fromkeys(mixer_name(type(block.mixer)) for block in model.blocks))  # type: ignore[attr-defined]
+    return "-".join(dict.fromkeys(mixer_name(type(layer)) for layer in model.modules() if isinstance(layer, Mixer)))
 
 
 def shown(path: str | Path) -> str:

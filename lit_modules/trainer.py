@@ -188,11 +188,9 @@ class Trainer(pl.Trainer):
     def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
         """TensorBoard in the folder of the run that goes on, or in a new one named after the mixer."""
         if ckpt_path and (run := checkpoint.run_folder(ckpt_path)):
-            place = {"save_dir": run.parent.parent, "name": run.parent.name, "version": run.name}
-        else:
-            name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
-            place = {"save_dir": self.default_root_dir, "name": name, "version": None}
-        return TensorBoardLogger(default_hp_metric=False, **place)
+            return TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)
+        name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
+        return TensorBoardLogger(self.default_root_dir, name=name, default_hp_metric=False)
 
 
 def hush() -> None:
