@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mixers.checks import at_least
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.long_conv import full_precision, long_conv
 from mixers.parts.implicit_filter import ImplicitFilter
@@ -62,11 +63,8 @@ class Hyena(Mixer[HyenaState]):
         filter_lr: float | None = None,
     ):
         super().__init__(dim)
-        if order < 2:
-            raise ValueError(f"order={order} leaves no long convolution: write 2 or more.")
-        for name, value in {"short_width": short_width, "max_length": max_length, "filter_width": filter_width}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} is too small: write 1 or more.")
+        at_least(2, order=order)
+        at_least(1, short_width=short_width, max_length=max_length, filter_width=filter_width)
         self.order, self.max_length = order, max_length
         self.in_proj = nn.Linear(dim, (order + 1) * dim)
         self.short_conv = ShortConv((order + 1) * dim, width=short_width)

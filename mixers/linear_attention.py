@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixers.checks import at_least, one_of
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.decay import Memory, chunkwise
 from mixers.registry import register
@@ -53,12 +54,10 @@ class LinearAttention(Mixer[LinearAttentionState]):
         chunk_size: int = 128,
     ):
         super().__init__(dim)
-        if num_heads < 1 or dim % num_heads:
+        at_least(1, num_heads=num_heads, chunk_size=chunk_size)
+        one_of(FEATURE_MAPS, feature_map=feature_map)
+        if dim % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide dim={dim}.")
-        if feature_map not in FEATURE_MAPS:
-            raise ValueError(f"feature_map={feature_map!r} is not one of {', '.join(FEATURE_MAPS)}.")
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size} is too small: write 1 or more.")
         self.num_heads, self.feature_map, self.chunk_size = num_heads, feature_map, chunk_size
         self.q_proj = nn.Linear(dim, dim, bias=False)
         self.k_proj = nn.Linear(dim, dim, bias=False)

@@ -42,7 +42,7 @@ def packed(mixer: Mixer[Any], x: Tensor, starts: Tensor) -> Tensor:
 
 
 def _by_length(lengths: list[int]) -> list[list[int]]:
-    """Indices in groups whose lengths differ by less than a factor of two, so that at most half of a batch is filling."""
+    """Indices in groups whose lengths differ by less than a factor of two: at most half of a batch is filling."""
     groups: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         groups.setdefault(length.bit_length(), []).append(i)

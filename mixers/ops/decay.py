@@ -50,8 +50,8 @@ def chunkwise(
 ) -> tuple[Tensor, Tensor, Memory]:
     """Chunk by chunk: parallel within a chunk, recurrent between them (Eq. 7); the last chunk may be shorter."""
     outputs, weights = [], []
-    for chunk in zip(*(x.split(chunk_size, dim=2) for x in (q, k, v)), strict=True):
-        output, weight, memory = _one_chunk(*chunk, log_decay, memory)
+    for q_i, k_i, v_i in zip(*(x.split(chunk_size, dim=2) for x in (q, k, v)), strict=True):
+        output, weight, memory = _one_chunk(q_i, k_i, v_i, log_decay, memory)
         outputs.append(output)
         weights.append(weight)
     return torch.cat(outputs, 2), torch.cat(weights, 2), memory

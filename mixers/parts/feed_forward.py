@@ -21,13 +21,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, width: int, *, kind: FeedForwardKind = "gelu", gain: float = 1.0):
         super().__init__()
-        if kind not in MATRICES:
-            raise ValueError(f"ffn={kind!r} is not one of {', '.join(MATRICES)}.")
         self.up = nn.Linear(dim, width, bias=False)
         self.gate = nn.Linear(dim, width, bias=False) if kind == "swiglu" else None
         self.down = nn.Linear(width, dim, bias=False)
-        for matrix in self.children():
-            nn.init.xavier_normal_(matrix.weight, gain)
+        for matrix in self.parameters():
+            nn.init.xavier_normal_(matrix, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:

@@ -46,6 +46,7 @@ class ImplicitFilter(nn.Module):
         dtype = torch.promote_types(self.features.dtype, torch.float32)
         h = self.features[:length].to(dtype)
         for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             h = torch.sin(self.frequency.to(dtype) * F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)))
         return F.linear(h, self.out.weight.to(dtype)) * self._window(h)
 

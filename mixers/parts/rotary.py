@@ -29,5 +29,5 @@ def rotate(x: Tensor, position: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def _precise(device: torch.device) -> torch.dtype:
-    """In float32 the angle of the fastest pair would be off by 2e-4 after 4,096 tokens. Apple's GPUs have no float64."""
+    """In float32 the fastest pair would be off by 2e-4 after 4,096 tokens. Apple's GPUs have no float64."""
     return torch.float32 if device.type == "mps" else torch.float64

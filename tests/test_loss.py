@@ -1,0 +1,67 @@
+"""The chunked cross entropy against torch's."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from mixers import loss as loss_module
+from mixers.loss import negative_log_likelihood
+
+
+@pytest.fixture(params=[1, 30, 10**9], ids=lambda logits: f"{logits} logits at once")
+def chunks(request, monkeypatch):
+    monkeypatch.setitem(loss_module.CHUNK_LOGITS, "cpu", request.param)
+
+
+@pytest.fixture
+def inputs():
+    torch.manual_seed(0)
+    x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 4, dtype=torch.float64, requires_grad=True)
+    return x, weight, torch.tensor([0, 10, 3, -100, 5, 5, -100])
+
+
+@pytest.mark.usefixtures("chunks")
+def test_it_is_cross_entropy_with_its_gradients(inputs):
+    x, weight, targets = inputs
+    ours = negative_log_likelihood(x, weight, targets)
+    theirs = F.cross_entropy(x @ weight.mT, targets, reduction="sum")
+    assert_close(ours, theirs)
+    for own, other in zip(
+        torch.autograd.grad(3 * ours, (x, weight)), torch.autograd.grad(3 * theirs, (x, weight)), strict=True
+    ):
+        assert_close(own, other)
+
+
+def test_only_one_of_the_gradients_may_be_wanted(inputs):
+    x, weight, targets = inputs
+    expected = torch.autograd.grad(negative_log_likelihood(x, weight, targets), x)
+    assert_close(torch.autograd.grad(negative_log_likelihood(x, weight.detach(), targets), x), expected)
+
+
+def test_under_autocast_it_stays_near_float32():
+    torch.manual_seed(0)
+    x, weight, targets = torch.randn(50, 16), torch.randn(100, 16), torch.randint(100, (50,))
+    exact = negative_log_likelihood(x, weight, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = negative_log_likelihood(x, weight, targets)
+    assert half.dtype == torch.float32
+    assert_close(half, exact, rtol=2e-2, atol=0)
+
+
+def test_no_more_logits_are_held_than_one_chunk(monkeypatch):
+    monkeypatch.setitem(loss_module.CHUNK_LOGITS, "cpu", 1000)
+    x, weight = torch.randn(400, 8, requires_grad=True), torch.randn(100, 8, requires_grad=True)
+    sizes = []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                sizes.append(result.numel())
+            return result
+
+    with Sizes():
+        negative_log_likelihood(x, weight, torch.zeros(400, dtype=torch.long)).backward()
+    assert max(sizes) <= max(x.numel(), weight.numel(), 1000)
