@@ -114,6 +114,8 @@ class Trainer(pl.Trainer):
             ckpt_path: Checkpoint to go on from, in the same folder; `last` is the newest of all runs.
         """
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        if path:  # of course its folder is not empty
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         if self._keeps_log:
             self.logger = self._run_logger(model, path)
         super().fit(

@@ -11,7 +11,28 @@ from lit_modules.text import Text
 from lit_modules.trainer import Trainer
 from mixers import Attention, Retention
 
+torch.set_num_threads(1)  # matrices this small wait longer for a second thread than they take
+
 WORDS = ("the", "state", "of", "union", "is", "strong", "and", "its", "people", "are", "free", "to", "say", "what")
+
+SMALL_WORDS = (
+    "fit",
+    "--data.corpus=corpus.txt",
+    "--data.tokenizer=bytes",
+    "--data.block_size=16",
+    "--data.batch_size=4",
+    "--data.cache_dir=cache",
+    "--model.dim=32",
+    "--model.depth=2",
+    "--model.warmup_steps=2",
+    "--trainer.max_steps=4",
+    "--trainer.val_check_interval=2",
+    "--trainer.limit_val_batches=2",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.num_sanity_val_steps=0",
+    "--trainer.accelerator=cpu",
+    "--trainer.precision=32-true",
+)
 
 
 def write_text(path: Path, *, words: int = 4000) -> Path:
