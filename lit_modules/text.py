@@ -34,7 +34,8 @@ class Text(LightningDataModule):
             of a checkpoint (.ckpt file), or a model's name on the Hub as `owner/name`.
         vocab_size: How many ids the `bpe` tokenizer is to have; it gets fewer from little text. Others have their own.
         block_size: Tokens to predict in a sequence.
-        batch_size: Sequences in a batch of all processes together; each gets its equal share.
+        batch_size: Sequences in an optimizer step over all processes together, each of which gets its equal share (with
+            the trainer's `accumulate_grad_batches`, in each batch of a step).
         bos: Whether each sequence starts with an end-of-text token, rather than with the token before it.
         seed: What the training order is drawn from.
         num_workers: Processes that load batches, for each training process.

@@ -11,9 +11,8 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lit_modules.cache import built_once, replace_text
-from lit_modules.tokenizer import Tokenizer
+from lit_modules.tokenizer import Tokenizer, pieces
 
-PIECE = 2**18  # characters: a longer document is encoded in pieces, so that memory does not grow with it
 BATCH = 2**20  # characters that are encoded at once, in parallel
 QUICK = 2  # seconds: a progress bar appears only if tokenising takes longer
 
@@ -89,23 +88,13 @@ def _batches(documents: Iterable[str]) -> Iterator[tuple[list[str], list[bool]]]
     last: list[bool] = []
     size = 0
     for document in documents:
-        pieces = list(_pieces(document))
-        for number, piece in enumerate(pieces, start=1):
-            texts.append(piece)
-            last.append(number == len(pieces))
-            size += len(piece)
+        parts = list(pieces(document))
+        for number, part in enumerate(parts, start=1):
+            texts.append(part)
+            last.append(number == len(parts))
+            size += len(part)
             if size >= BATCH:
                 yield texts, last
                 texts, last, size = [], [], 0
     if texts:
         yield texts, last
-
-
-def _pieces(document: str) -> Iterator[str]:
-    """The document in pieces of at most PIECE characters, cut at line ends where there are any."""
-    start = 0
-    while len(document) - start > PIECE:
-        stop = document.rfind("\n", start, start + PIECE) + 1 or start + PIECE
-        yield document[start:stop]
-        start = stop
-    yield document[start:]

@@ -1,7 +1,7 @@
 """Text to token ids and back, and where tokenizers come from."""
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tokenizers.trainers import BpeTrainer
 END = "<|endoftext|>"
 OTHER_ENDS = ("<|end_of_text|>", "</s>", "<eos>")  # what foreign tokenizers may call it, tried in this order
 BYTES = 256
+PIECE = 2**18  # characters: the library takes some eighty bytes of memory for each that it is given at once
 
 
 class Tokenizer:
@@ -84,6 +85,16 @@ class Tokenizer:
         return type(self).from_json, (self.to_json(),)
 
 
+def pieces(document: str) -> Iterator[str]:
+    """The document in pieces of at most PIECE characters, cut at line ends where there are any."""
+    start = 0
+    while len(document) - start > PIECE:
+        stop = document.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+        yield document[start:stop]
+        start = stop
+    yield document[start:]
+
+
 def bytes_tokenizer() -> Tokenizer:
     """One id per byte, which is the byte, and 256 for the end of text."""
     inner = _byte_level(BPE(vocab={_symbol(byte): byte for byte in range(BYTES)}, merges=[]), words=False)
@@ -106,7 +117,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = BpeTrainer(
         vocab_size=vocab_size, special_tokens=[END], initial_alphabet=ByteLevel.alphabet(), show_progress=False
     )
-    inner.train_from_iterator(documents, trainer)
+    inner.train_from_iterator((piece for document in documents for piece in pieces(document)), trainer)
     return Tokenizer(inner)
 
 

@@ -244,11 +244,11 @@ def test_a_run_can_be_resumed_with_another_batch_size_and_twice(corpus: str, tmp
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_new_trainer_begins_at_the_first_sample(corpus: str, tmp_path: Path) -> None:
-    data = text(corpus)
-    begun = trained(data, tmp_path, max_steps=3, callbacks=[SaveWhen("on_train_end", tmp_path / "x.ckpt")])
-    data.load_state_dict(data.state_dict())
-    assert torch.equal(trained(data, tmp_path, max_steps=3), begun)
+def test_a_new_trainer_begins_at_the_first_sample_whatever_was_resumed_before(corpus: str, tmp_path: Path) -> None:
+    trained(text(corpus), tmp_path, max_steps=4, callbacks=[SaveWhen("on_train_end", tmp_path / "x.ckpt")])
+    data = text(corpus, batch_size=6)
+    resumed = trained(data, tmp_path, ckpt_path=tmp_path / "x.ckpt", max_steps=5)
+    assert torch.equal(trained(data, tmp_path, max_steps=4)[16:22], resumed)
 
 
 @pytest.mark.filterwarnings("ignore")

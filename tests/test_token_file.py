@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lit_modules import token_file as module
+from lit_modules import tokenizer
 from lit_modules.prepared import PreparedText
 from lit_modules.token_file import TokenFile, token_file
 from lit_modules.tokenizer import Tokenizer, bytes_tokenizer
@@ -70,7 +71,7 @@ def test_the_content_digest_follows_the_tokens(tmp_path: Path) -> None:
 def test_a_long_document_is_encoded_in_pieces_and_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = ["a line\n" * 40 + "x" * 70, "", "short", "y" * 64]
     whole = write(tmp_path / "whole.bin", documents)
-    monkeypatch.setattr(module, "PIECE", 32)
+    monkeypatch.setattr(tokenizer, "PIECE", 32)
     monkeypatch.setattr(module, "BATCH", 64)
     sizes: list[int] = []
     original = Tokenizer.encode_batch
@@ -84,11 +85,6 @@ def test_a_long_document_is_encoded_in_pieces_and_still_one(tmp_path: Path, monk
     assert max(sizes) <= 32 < max(map(len, documents))
     assert pieced.content == whole.content
     assert pieced.documents == 4
-
-
-def test_pieces_are_cut_at_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 10)
-    assert list(module._pieces("one\ntwo\nthree\n" + "x" * 12)) == ["one\ntwo\n", "three\n", "x" * 10, "xx"]
 
 
 def build_together(corpus: str, cache: str, start: Barrier) -> None:

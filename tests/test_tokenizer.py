@@ -8,7 +8,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from lit_modules.tokenizer import END, Tokenizer, bytes_tokenizer, read_tokenizer, train_bpe
+from lit_modules import tokenizer as module
+from lit_modules.tokenizer import END, Tokenizer, bytes_tokenizer, pieces, read_tokenizer, train_bpe
 
 STRANGE = [
     "",
@@ -67,6 +68,11 @@ def test_a_bpe_merges_up_to_the_size_asked_for() -> None:
 
 def test_little_text_gives_a_smaller_vocabulary() -> None:
     assert 257 <= train_bpe(["ab"], 8192).vocab_size < 270
+
+
+def test_a_long_document_is_cut_at_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 10)
+    assert list(pieces("one\ntwo\nthree\n" + "x" * 12)) == ["one\ntwo\n", "three\n", "x" * 10, "xx"]
 
 
 def test_a_bpe_needs_room_for_every_byte_and_the_end() -> None:
