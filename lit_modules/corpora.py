@@ -1,7 +1,6 @@
 """Where documents come from, and how they are split: packaged corpora, local files, data sets of the Hub."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -9,14 +8,12 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from lit_modules.packaged import PACKAGED
-from lit_modules.tokenizer import END
+from lit_modules.readers import READERS, check_field, read_files, read_rows
 
 Documents = Callable[[], Iterable[str]]
 
-ROWS = 1000  # rows of a data set that are read at once
 PERIOD = 10  # every tenth document is for validation, or a tenth of the text if there are fewer documents
 
 
@@ -41,10 +38,9 @@ class Corpus:
             ValueError: If there is none.
         """
         empty = True
-        for document in self.splits[split]():
-            if document and not document.isspace():
-                empty = False
-                yield document
+        for document in _with_text(self.splits[split]()):
+            empty = False
+            yield document
         if empty:
             raise ValueError(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
 
@@ -88,7 +84,11 @@ def split_documents(documents: Documents) -> dict[str, Documents]:
 
 
 def _part(documents: Documents, split: str) -> Iterator[str]:
-    return (document for owner, document in _dealt(iter(documents())) if owner == split)
+    return (document for owner, document in _dealt(_with_text(documents())) if owner == split)
+
+
+def _with_text(documents: Iterable[str]) -> Iterator[str]:
+    return (document for document in documents if document and not document.isspace())
 
 
 def _dealt(documents: Iterator[str]) -> Iterator[tuple[str, str]]:
@@ -128,58 +128,7 @@ def _local(name: str, path: Path, text_field: str) -> Corpus:
     for file in files:
         with file.open("rb") as opened:
             contents.append(file.suffix + hashlib.file_digest(opened, "sha256").hexdigest())
-    return Corpus(name, _digest([text_field, *contents]), split_documents(partial(_read_files, files, text_field)))
-
-
-def _read_files(files: list[Path], text_field: str) -> Iterator[str]:
-    for file in files:
-        try:
-            yield from READERS[file.suffix](file, text_field)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{str(file)!r} is not UTF-8 text: convert it first.") from error
-
-
-def _read_txt(file: Path, text_field: str) -> Iterator[str]:
-    lines: list[str] = []
-    with file.open(encoding="utf-8-sig") as opened:
-        for line in opened:
-            if line.rstrip("\n") == END:
-                yield "".join(lines)
-                lines = []
-            else:
-                lines.append(line)
-    yield "".join(lines)
-
-
-def _read_jsonl(file: Path, text_field: str) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig") as opened:
-        for number, line in enumerate(opened, start=1):
-            if not line.isspace():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"line {number} of {str(file)!r} is not JSON: {error}.") from error
-                where = f"line {number} of {str(file)!r}"
-                _check_field(row if isinstance(row, dict) else {}, text_field, where)
-                yield _as_text(row[text_field], text_field, where)
-
-
-def _read_parquet(file: Path, text_field: str) -> Iterator[str]:
-    # slow to import, and only parquet needs it
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
-
-    with ParquetFile(file) as table:
-        _check_field(table.schema_arrow.names, text_field, repr(str(file)))
-        for batch in table.iter_batches(columns=[text_field]):
-            for value in batch.column(0).to_pylist():
-                yield _as_text(value, text_field, repr(str(file)))
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+    return Corpus(name, _digest([text_field, *contents]), split_documents(partial(read_files, files, text_field)))
 
 
 def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
@@ -197,34 +146,14 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
         raise ValueError(f"corpus={name!r} has no split named 'train', only {', '.join(found)}: choose another.")
     own: dict[str, Documents] = {}
     for split in found.keys() & {"train", "validation"}:
-        _check_field(found[split].column_names, text_field, f"corpus={name!r}")
-        own[split] = partial(_read_rows, found[split], text_field, f"corpus={name!r}")
+        check_field(found[split].column_names, text_field, f"corpus={name!r}")
+        own[split] = partial(read_rows, found[split], text_field, f"corpus={name!r}")
     splits = own if "validation" in own else split_documents(own["train"])
     # The folders that the library prepares rows in are named after the data set's revision on the Hub.
     prepared = [
         "/".join(Path(file["filename"]).parts[-4:]) for split in sorted(own) for file in found[split].cache_files
     ]
     return Corpus(name, _digest([name, text_field, *prepared]), splits)
-
-
-def _read_rows(rows: Any, text_field: str, where: str) -> Iterator[str]:
-    for batch in rows.select_columns([text_field]).iter(ROWS):
-        for value in batch[text_field]:
-            yield _as_text(value, text_field, where)
-
-
-def _check_field(fields: Iterable[str], text_field: str, where: str) -> None:
-    if text_field not in fields:
-        there = ", ".join(fields) or "no fields at all"
-        raise ValueError(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
-
-
-def _as_text(value: object, text_field: str, where: str) -> str:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(
-            f"{where} has {type(value).__name__} values in text_field={text_field!r}: name a field that holds text."
-        )
-    return value or ""
 
 
 def _digest(texts: Iterable[str]) -> str:

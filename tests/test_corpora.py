@@ -50,6 +50,13 @@ def test_the_last_tenth_of_a_few_documents_is_for_validation(documents: list[str
     assert train.endswith("\n") or "\n" not in documents[0]
 
 
+def test_empty_documents_do_not_count() -> None:
+    splits = split_documents(lambda: ["", *[f"document {index}" for index in range(10)], " \n"])
+    assert list(splits["validation"]()) == ["document 9"]
+    few = split_documents(lambda: [*["some text\n" * 10] * 9, ""])
+    assert "".join(few["validation"]()) == "some text\n" * 9
+
+
 def test_documents_are_read_one_at_a_time() -> None:
     def endless() -> Iterator[str]:
         while True:
