@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -126,6 +127,13 @@ class LitLanguageModel(pl.LightningModule):
             group |= {**asked, "params": group["params"], "initial_lr": asked["lr"]}
             group["lr"] = asked["lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch)
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+
+    def on_train_end(self) -> None:
+        # TensorBoard's table of runs: what a run was made of beside what came out of it.
+        final = {f"final/{name}": value for name, value in self.trainer.callback_metrics.items() if name[:4] == "val/"}
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(dict(self.hparams), metrics=final, step=self.global_step)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         options = self.hparams

@@ -145,6 +145,7 @@ class Trainer(pl.Trainer):
             The metrics, in one dict.
         """
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
         results = super().validate(
             model, dataloaders, str(path) if path else None, verbose, datamodule, weights_only=True
         )

@@ -1,0 +1,147 @@
+"""The Lightning module: what it optimises, how it measures, and what its checkpoints say."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import model, text, trainer
+from torch import nn
+
+from lit_modules.factories import as_config, complete
+from lit_modules.language_model import LitLanguageModel
+from lit_modules.metrics import TokenLoss, bits_per_byte
+from lit_modules.optimizer import lr_factor, parameter_groups
+from mixers import Attention, Retention
+
+
+class Marked(nn.Module):
+    """One parameter of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+        self.rates = nn.Parameter(torch.zeros(2, 2))
+        self.rates._no_weight_decay = True  # type: ignore[attr-defined]
+        self.slow = nn.Parameter(torch.zeros(2, 2))
+        self.slow._lr = 1e-4  # type: ignore[attr-defined]
+
+
+def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None:
+    marked = Marked()
+    names = {id(parameter): name for name, parameter in marked.named_parameters()}
+    groups = parameter_groups(marked, lr=1e-2, weight_decay=0.5)
+    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found == {
+        "embed.weight": (1e-2, 0.0),
+        "linear.weight": (1e-2, 0.5),
+        "linear.bias": (1e-2, 0.0),
+        "norm.weight": (1e-2, 0.0),
+        "norm.bias": (1e-2, 0.0),
+        "rates": (1e-2, 0.0),
+        "slow": (1e-4, 0.5),
+    }
+
+
+@pytest.mark.parametrize(
+    ("schedule", "halfway", "end"), [("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)]
+)
+def test_the_learning_rate_rises_and_falls_to_its_floor(schedule: Any, halfway: float, end: float) -> None:
+    factor = lr_factor(schedule, warmup_steps=10, decay_steps=110, min_lr_ratio=0.1)
+    assert [factor(step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert [factor(step) for step in (60, 110, 1000)] == pytest.approx([halfway, end, end])
+    falling = [factor(step) for step in range(10, 120)]
+    assert falling == sorted(falling, reverse=True)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_the_run_really_learns_at_the_scheduled_rate(schedule: str, tmp_path: Path) -> None:
+    data = text(tmp_path)
+    module = model(data, schedule=schedule, lr=0.01, warmup_steps=2, min_lr_ratio=0.0)
+    fitter = trainer(tmp_path, max_steps=4)
+    fitter.fit(module, datamodule=data)
+    assert fitter.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-9)
+    assert fitter.lr_scheduler_configs[0].scheduler.last_epoch == 4
+
+
+def test_a_typo_in_an_option_of_the_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="dept"):
+        LitLanguageModel(vocab_size=10, dim=8, dept=1)
+
+
+def test_a_mixer_that_no_checkpoint_could_hold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"functools\.partial"):
+        LitLanguageModel(mixer=lambda dim: Retention(dim, num_heads=2), vocab_size=10, dim=8, depth=1)
+
+
+def test_a_factory_and_its_config_describe_the_same_mixer() -> None:
+    described = complete(as_config(partial(Retention, num_heads=2)))
+    assert described.cls is Retention
+    assert described.name == "retention"
+    assert described.options["num_heads"] == 2
+    assert described.options.keys() == complete({"class_path": "mixers.names.retention"}).options.keys()
+
+
+def test_a_checkpoint_of_a_model_made_in_python_rebuilds_it_twice(tmp_path: Path) -> None:
+    data = text(tmp_path)
+    module = model(data)
+    trainer(tmp_path, max_steps=2, val_check_interval=2).fit(module, datamodule=data)
+    [path] = tmp_path.rglob("best.ckpt")
+    again = LitLanguageModel.load_from_checkpoint(path, weights_only=True)
+    assert isinstance(again.model.blocks[0].mixer, Retention)
+    assert isinstance(again.model.blocks[1].mixer, Attention)
+    assert again.hparams["vocab_size"] == data.vocab_size
+    torch.testing.assert_close(dict(again.state_dict()), dict(module.state_dict()), rtol=0, atol=0)
+    other = trainer(tmp_path, max_steps=4)
+    other.fit(again, datamodule=text(tmp_path))
+    [path] = tmp_path.rglob("version_1/checkpoints/best.ckpt")
+    assert str(LitLanguageModel.load_from_checkpoint(path, weights_only=True)) == str(again)
+
+
+def test_batches_count_by_their_tokens() -> None:
+    metric = TokenLoss()
+    metric.update(torch.tensor(1.0), 30)
+    metric.update(torch.tensor(4.0), 10)
+    assert metric.compute() == 1.75
+    metric.reset()
+    metric.update(torch.tensor(2.0), 5)
+    assert metric.compute() == 2.0
+
+
+def test_many_small_losses_add_up_exactly() -> None:
+    metric = TokenLoss()
+    for _ in range(3000):
+        metric.update(torch.tensor(0.1), 4099)
+    assert metric.compute().item() == pytest.approx(torch.tensor(0.1).item(), rel=1e-12)
+
+
+def test_a_model_that_guesses_bytes_evenly_needs_eight_bits_for_each() -> None:
+    assert bits_per_byte(torch.tensor(math.log(256), dtype=torch.float64), 1.0).item() == pytest.approx(8)
+    assert bits_per_byte(torch.tensor(math.log(256), dtype=torch.float64), 4.0).item() == pytest.approx(2)
+
+
+def test_dropout_depends_on_the_batch_and_the_seed_alone(tmp_path: Path) -> None:
+    def draws(seed: int) -> list[float]:
+        drawn: list[float] = []
+        data = text(tmp_path)
+        module = model(data, seed=seed)
+        step = module.training_step
+
+        def noted(batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            drawn.append(torch.rand(()).item())
+            return step(batch, batch_idx)
+
+        module.training_step = noted  # type: ignore[method-assign]
+        torch.manual_seed(len(drawn) + seed)
+        trainer(tmp_path, max_steps=3, logger=False).fit(module, datamodule=data)
+        return drawn
+
+    first, second, other = draws(0), draws(0), draws(1)
+    assert first == second
+    assert len({*first, *other}) == 6
