@@ -39,18 +39,17 @@ class _ChunkedNLL(torch.autograd.Function):
         rows = max(1, CHUNK_LOGITS.get(x.device.type, CHUNK_LOGITS_ELSEWHERE) // weight.shape[0])
         for start in range(0, len(x), rows):
             part, target = x[start : start + rows], targets[start : start + rows]
-            predicted = target != IGNORED
+            predicted, chosen = (target != IGNORED)[:, None], target.clamp(min=0)[:, None]
             log_probs = (part @ weight.mT).to(precise).log_softmax(-1)
-            chosen = target.clamp(min=0)[:, None]
-            total = total - (log_probs.gather(1, chosen).squeeze(1) * predicted).sum()
+            total = total - (log_probs.gather(1, chosen) * predicted).sum()
             if x_grad is None and weight_grad is None:
                 continue
             logits_grad = log_probs.exp_().scatter_add_(1, chosen, log_probs.new_full((), -1).expand_as(chosen))
-            logits_grad = (logits_grad * predicted[:, None]).to(x.dtype)
+            logits_grad = logits_grad.to(x.dtype)
             if x_grad is not None:
-                x_grad[start : start + rows] = logits_grad @ weight
+                x_grad[start : start + rows] = (logits_grad @ weight) * predicted
             if weight_grad is not None:
-                weight_grad += logits_grad.mT @ part
+                weight_grad += logits_grad.mT @ (part * predicted)
         ctx.save_for_backward(x_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
         return total
