@@ -113,8 +113,8 @@ class CLI(LightningCLI):
         self.config = self.parser.parse_object({"subcommand": command, command: merged}, self.config)
         if command == "fit" and 0 < self.config.fit.trainer.max_steps <= self.saved.step:
             raise ValueError(
-                f"ckpt_path={options.ckpt_path!r} is at step {self.saved.step} of {self.config.fit.trainer.max_steps}: "
-                "the run has ended, so set a larger --trainer.max_steps to train on."
+                f"ckpt_path={options.ckpt_path!r} is at step {self.saved.step} already, and trainer.max_steps="
+                f"{self.config.fit.trainer.max_steps}: set a larger --trainer.max_steps to train on."
             )
 
     def _typed(self, command: str) -> dict[str, Any]:

@@ -122,9 +122,11 @@ class KeepLast(Callback):
         if not self.ending:
             return
         if trainer.is_global_zero:
+            path = last_path(trainer)
+            found = Path(trainer.default_root_dir).absolute() == Path("runs").absolute()  # where `last` is looked for
             print(
-                f"\nStopped at step {trainer.global_step} of {trainer.max_steps}; saved as {shown(last_path(trainer))}."
-                f"\nTo go on: {command()} fit --ckpt_path=last"
+                f"\nStopped at step {trainer.global_step} of {trainer.max_steps}; saved as {shown(path)}."
+                f"\nTo go on: {command()} fit --ckpt_path={'last' if found else shown(path)}"
             )
         raise Stopped(128 + (self.asked or signal.SIGTERM))
 

@@ -129,7 +129,10 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("last.ckpt"))
 
 
-def test_a_stopped_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_run_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         run(tmp_path, At(2, interrupt))
     told = capsys.readouterr().out
@@ -189,7 +192,7 @@ def test_a_run_from_the_command_line_goes_on_as_if_it_had_not_stopped(stopped: l
         ("--model.dim=64", ("model.dim=64", "32")),
         ("--data.tokenizer=bpe", ("data.tokenizer='bpe'", "'bytes'")),
         ("--data.vocab_size=99", ("data.vocab_size=99", "8192")),
-        ("--trainer.max_steps=4", ("step 4 of 4", "larger --trainer.max_steps")),
+        ("--trainer.max_steps=4", ("step 4 already", "larger --trainer.max_steps")),
     ],
 )
 def test_what_the_weights_were_not_made_for_is_refused(
