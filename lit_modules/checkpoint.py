@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 
+from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.factories import complete
 from lit_modules.language_model import LitLanguageModel
-from lit_modules.tokenizer import Tokenizer, read_tokenizer
 from mixers import LanguageModel
 
 Options = dict[str, Any]

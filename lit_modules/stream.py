@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lit_modules.tokenizer import Tokenizer
+from lit_modules.data.tokenizer import Tokenizer
 from mixers import LanguageModel
-from mixers.generate import generate
+from mixers.checks import at_least
+from mixers.generate import check_sampling, generate
 
 CUT = "\N{REPLACEMENT CHARACTER}"  # what a character decodes to while some of its bytes are still to come
 
@@ -36,14 +37,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 0:
-            raise ValueError(f"max_tokens={self.max_tokens} must not be negative: write how many tokens to add.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature} must not be negative: write 0 for the likeliest tokens.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k} must be at least 1: leave it out to draw from all tokens.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1: leave it out to draw from all tokens.")
+        at_least(0, max_tokens=self.max_tokens)
+        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
         if "" in self.stop:
             raise ValueError("stop='' would end every text at once: leave it out.")
 

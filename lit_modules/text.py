@@ -8,10 +8,11 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules.batches import Blocks, Loader, SizedLoader, in_order, shares, shuffled
-from lit_modules.prepared import PreparedText
-from lit_modules.token_file import TokenFile
-from lit_modules.tokenizer import Tokenizer
+from lit_modules.data.batches import Blocks, Loader, SizedLoader, in_order, shares, shuffled
+from lit_modules.data.prepared import PreparedText
+from lit_modules.data.token_file import TokenFile
+from lit_modules.data.tokenizer import Tokenizer
+from mixers.checks import at_least
 
 
 class Text(LightningDataModule):
@@ -61,14 +62,8 @@ class Text(LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("block_size", block_size, 1),
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-            ("num_workers", num_workers, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name}={value} is too small: write {least} or more.")
+        at_least(1, block_size=block_size, batch_size=batch_size)
+        at_least(0, seed=seed, num_workers=num_workers)
         # A Path among the hyperparameters would make a checkpoint that cannot be read without unpickling.
         corpus, tokenizer = os.fspath(corpus), os.fspath(tokenizer)
         cache_dir = None if cache_dir is None else os.fspath(cache_dir)

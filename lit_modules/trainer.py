@@ -14,11 +14,11 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules import checkpoint, summary
+from lit_modules.callbacks.keep_last import KeepLast
+from lit_modules.callbacks.progress import Progress, Speed
+from lit_modules.callbacks.samples import Samples
 from lit_modules.language_model import LitLanguageModel
-from lit_modules.last import KeepLast
 from lit_modules.precision import best_precision
-from lit_modules.progress import Progress, Speed
-from lit_modules.samples import Samples
 from lit_modules.stream import Sampling, complete, stream
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_modules import packaged
-from lit_modules.corpora import Corpus, load_corpus, split_documents
+from lit_modules.data import packaged
+from lit_modules.data.corpora import Corpus, load_corpus, split_documents
 
 EOT = "<|endoftext|>"
 

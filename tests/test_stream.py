@@ -6,8 +6,8 @@ import pytest
 import torch
 from small_runs import model, text
 
+from lit_modules.data.tokenizer import bytes_tokenizer
 from lit_modules.stream import Completion, Sampling, complete, stream
-from lit_modules.tokenizer import bytes_tokenizer
 
 TOKENIZER = bytes_tokenizer()
 

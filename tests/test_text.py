@@ -11,8 +11,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
-from lit_modules import prepared, token_file
-from lit_modules.batches import in_order
+from lit_modules.data import prepared, token_file
+from lit_modules.data.batches import in_order
 from lit_modules.text import Text
 
 WORDS = [f"document {index} says {'so ' * (index % 7)}\n" for index in range(60)]

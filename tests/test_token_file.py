@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_modules import token_file as module
-from lit_modules import tokenizer
-from lit_modules.prepared import PreparedText
-from lit_modules.token_file import TokenFile, token_file
-from lit_modules.tokenizer import Tokenizer, bytes_tokenizer
+from lit_modules.data import token_file as module
+from lit_modules.data import tokenizer
+from lit_modules.data.prepared import PreparedText
+from lit_modules.data.token_file import TokenFile, token_file
+from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer
 
 DOCUMENTS = ["first", "sécond\nand more", "third"]
 

@@ -8,8 +8,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from lit_modules import tokenizer as module
-from lit_modules.tokenizer import END, Tokenizer, bytes_tokenizer, pieces, read_tokenizer, train_bpe
+from lit_modules.data import tokenizer as module
+from lit_modules.data.tokenizer import END, Tokenizer, bytes_tokenizer, pieces, read_tokenizer, train_bpe
 
 STRANGE = [
     "",

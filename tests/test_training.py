@@ -9,7 +9,8 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from small_runs import model, text, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_modules import precision, progress
+from lit_modules import precision
+from lit_modules.callbacks import progress
 from lit_modules.trainer import Trainer
 from mixers import Retention
 

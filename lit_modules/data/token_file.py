@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
-from lit_modules.cache import built_once, replace_text
-from lit_modules.tokenizer import Tokenizer, pieces
+from lit_modules.data.cache import built_once, replace_text
+from lit_modules.data.tokenizer import Tokenizer, pieces
 
 BATCH = 2**20  # characters that are encoded at once, in parallel
 QUICK = 2  # seconds: a progress bar appears only if tokenising takes longer

@@ -4,10 +4,10 @@ import hashlib
 from functools import cached_property
 from pathlib import Path
 
-from lit_modules.cache import built_once, default_cache, replace_text
-from lit_modules.corpora import Corpus, load_corpus
-from lit_modules.token_file import TokenFile, token_file
-from lit_modules.tokenizer import Tokenizer, bytes_tokenizer, read_tokenizer, train_bpe
+from lit_modules.data.cache import built_once, default_cache, replace_text
+from lit_modules.data.corpora import Corpus, load_corpus
+from lit_modules.data.token_file import TokenFile, token_file
+from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, read_tokenizer, train_bpe
 
 LAYOUT = "1"  # part of every name in the cache: to be raised when cleaning, splitting or the files change
 

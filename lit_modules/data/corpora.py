@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError
 from itertools import chain, islice
 from pathlib import Path
 
-from lit_modules.packaged import PACKAGED
-from lit_modules.readers import READERS, check_field, read_files, read_rows
+from lit_modules.data.packaged import PACKAGED
+from lit_modules.data.readers import READERS, check_field, read_files, read_rows
 
 Documents = Callable[[], Iterable[str]]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lit_modules.tokenizer import END
+from lit_modules.data.tokenizer import END
 
 ROWS = 1000  # rows of a data set that are read at once
 
@@ -50,7 +50,7 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[str]:
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[str]:
     # slow to import, and only parquet needs it
-    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+    from pyarrow.parquet import ParquetFile
 
     with ParquetFile(file) as table:
         check_field(table.schema_arrow.names, text_field, repr(str(file)))

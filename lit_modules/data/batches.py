@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_modules.token_file import TokenFile
+from lit_modules.data.token_file import TokenFile
 
 
 class Blocks(Dataset[Tensor]):

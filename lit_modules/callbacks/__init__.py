@@ -1,0 +1,1 @@
+"""What happens beside training: saving and stopping, progress, samples of text."""

@@ -1,0 +1,1 @@
+"""Text as numbered tokens on disk, without Lightning."""
