@@ -69,7 +69,7 @@ def is_a_mistake_of_use(exception: BaseException) -> bool:
 
 def reason(exception: BaseException) -> str:
     """What an exception says, without what jsonargparse says around the words of ours that it passes on."""
-    while isinstance(exception.__cause__, ValueError) and str(exception).startswith("Call to compute_fn of link"):
+    while exception.__cause__ is not None and str(exception).startswith("Call to compute_fn of link"):
         exception = exception.__cause__
     return str(exception)
 

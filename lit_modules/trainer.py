@@ -196,11 +196,15 @@ class Trainer(pl.Trainer):
         return TensorBoardLogger(self.default_root_dir, name=name, default_hp_metric=False)
 
 
+# What Lightning says of itself, or says again after us.
+NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
+
+
 def hush() -> None:
-    """Keeps from the user what Lightning says of itself: advertisements, and deprecations in its own code."""
+    """Keeps from the user advertisements of Lightning's, deprecations in its own code, and what we say ourselves."""
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("💡 Tip:")
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOISE)
