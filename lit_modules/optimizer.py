@@ -12,21 +12,32 @@ Schedule = Literal["cosine", "linear", "constant"]
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Groups of parameters for AdamW.
 
-    Only matrices decay: embeddings, norms, biases, decay rates and whatever a layer marked `_no_weight_decay` do not.
-    A parameter that a layer gave a learning rate, `_lr`, keeps it; the schedule scales both alike.
+    Only matrices decay: embeddings, norms, biases and decay rates do not. A module whose parameters want something
+    else says so in an attribute `optimizer_options`, a dict that may hold `lr` and `weight_decay`; inner modules
+    overrule outer ones. The schedule scales all learning rates alike.
     """
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(lr, True): [], (lr, False): []}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): [], (lr, 0.0): []}
+    asked = _asked_options(model)
     for parameter in model.parameters():
-        decays = (
-            parameter.ndim >= 2 and id(parameter) not in embedded and not getattr(parameter, "_no_weight_decay", False)
-        )
-        groups.setdefault((getattr(parameter, "_lr", lr), decays), []).append(parameter)
+        decays = parameter.ndim >= 2 and id(parameter) not in embedded
+        options = {"lr": lr, "weight_decay": weight_decay if decays else 0.0} | asked[id(parameter)]
+        groups.setdefault((options["lr"], options["weight_decay"]), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "weight_decay": weight_decay if decays else 0.0}
-        for (rate, decays), parameters in groups.items()
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
         if parameters
     ]
+
+
+def _asked_options(model: nn.Module) -> dict[int, dict[str, float]]:
+    """What modules ask for each parameter, by its id."""
+    asked: dict[int, dict[str, float]] = {id(parameter): {} for parameter in model.parameters()}
+    for module in model.modules():  # outer modules come first
+        options: Any = getattr(module, "optimizer_options", None)
+        for parameter in module.parameters() if options else ():
+            asked[id(parameter)] |= options
+    return asked
 
 
 def lr_factor(

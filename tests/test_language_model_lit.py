@@ -1,5 +1,6 @@
 """The Lightning module: what it optimises, how it measures, and what its checkpoints say."""
 
+import copy
 import math
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,17 @@ from lit_modules.optimizer import lr_factor, parameter_groups
 from mixers import Attention, Retention
 
 
+class Rates(nn.Module):
+    """Parameters with options of their own, and a module inside that overrules one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.optimizer_options = {"weight_decay": 0.0, "lr": 1e-3}
+        self.rates = nn.Parameter(torch.zeros(2, 2))
+        self.slow = nn.Linear(2, 2, bias=False)
+        self.slow.optimizer_options = {"lr": 1e-4}  # type: ignore[assignment]
+
+
 class Marked(nn.Module):
     """One parameter of each kind."""
 
@@ -27,14 +39,11 @@ class Marked(nn.Module):
         self.norm = nn.LayerNorm(4)
         self.head = nn.Linear(4, 5, bias=False)
         self.head.weight = self.embed.weight
-        self.rates = nn.Parameter(torch.zeros(2, 2))
-        self.rates._no_weight_decay = True  # type: ignore[attr-defined]
-        self.slow = nn.Parameter(torch.zeros(2, 2))
-        self.slow._lr = 1e-4  # type: ignore[attr-defined]
+        self.own = Rates()
 
 
 def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None:
-    marked = Marked()
+    marked = copy.deepcopy(Marked())  # as starting a process or averaging weights does
     names = {id(parameter): name for name, parameter in marked.named_parameters()}
     groups = parameter_groups(marked, lr=1e-2, weight_decay=0.5)
     found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
@@ -44,8 +53,8 @@ def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None
         "linear.bias": (1e-2, 0.0),
         "norm.weight": (1e-2, 0.0),
         "norm.bias": (1e-2, 0.0),
-        "rates": (1e-2, 0.0),
-        "slow": (1e-4, 0.5),
+        "own.rates": (1e-3, 0.0),
+        "own.slow.weight": (1e-4, 0.0),
     }
 
 

@@ -106,11 +106,9 @@ def test_hyena_is_its_gated_sums_with_explicit_filters(x, order):
     projected, weight, bias = mixer.in_proj(x), mixer.short_conv.weight[:, 0], mixer.short_conv.bias
     short = [bias + sum(weight[:, -1 - i] * projected[n - i] for i in range(min(3, n + 1))) for n in range(LENGTH)]
     *gates, v = torch.stack(short).split(DIM, -1)
-    for i, gate in enumerate(reversed(gates[1:])):
+    for i, (gate, skip) in enumerate(zip(reversed(gates[1:]), mixer.skip.split(DIM), strict=True)):
         u = v * gate
-        v = torch.stack(
-            [sum(taps[n - m][:, i] * u[m] for m in range(n + 1)) + mixer.skip[i] * u[n] for n in range(LENGTH)]
-        )
+        v = torch.stack([sum(taps[n - m][:, i] * u[m] for m in range(n + 1)) + skip * u[n] for n in range(LENGTH)])
     assert_close(mixer(x[None])[0], mixer.out_proj(v * gates[0]), rtol=1e-9, atol=1e-12)
 
 

@@ -16,16 +16,13 @@ class FeedForward(nn.Module):
         dim: Width of the input and of the output.
         width: Width between the matrices.
         kind: `gelu` or `swiglu`.
-        gain: Of the weights' Xavier initialisation.
     """
 
-    def __init__(self, dim: int, width: int, *, kind: FeedForwardKind = "gelu", gain: float = 1.0):
+    def __init__(self, dim: int, width: int, *, kind: FeedForwardKind = "gelu"):
         super().__init__()
         self.up = nn.Linear(dim, width, bias=False)
         self.gate = nn.Linear(dim, width, bias=False) if kind == "swiglu" else None
         self.down = nn.Linear(width, dim, bias=False)
-        for matrix in self.parameters():
-            nn.init.xavier_normal_(matrix, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:

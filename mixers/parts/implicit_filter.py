@@ -36,10 +36,7 @@ class ImplicitFilter(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(features, width), nn.Linear(width, width), nn.Linear(width, width)])
         self.out = nn.Linear(width, channels, bias=False)
         self.frequency = nn.Parameter(torch.full((width,), float(frequency)))
-        for parameter in self.parameters():
-            parameter._no_weight_decay = True  # type: ignore[attr-defined]
-            if lr is not None:
-                parameter._lr = lr  # type: ignore[attr-defined]
+        self.optimizer_options = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
 
     def forward(self, length: int) -> Tensor:
         """The first `length` taps, (length, channels), in float32 or better."""
