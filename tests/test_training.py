@@ -178,11 +178,13 @@ def test_one_bar_counts_the_optimizer_steps(
     assert "tokens/s=" in shown
 
 
-def test_without_a_terminal_there_is_a_line_for_each_validation(
+def test_without_a_terminal_there_is_a_line_for_each_tenth_and_each_validation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = text(tmp_path)
-    trainer(tmp_path, enable_progress_bar=True).fit(model(data), datamodule=data)
+    trainer(tmp_path, enable_progress_bar=True, max_steps=20, val_check_interval=5).fit(model(data), datamodule=data)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
-    assert [line.split(":")[0] for line in lines] == ["step 4 of 12", "step 8 of 12", "step 12 of 12"]
-    assert all("loss" in line and "validation perplexity" in line and "tokens/s" in line for line in lines)
+    tenths, validations = set(range(2, 21, 2)), set(range(5, 21, 5))
+    assert {line.split(":")[0] for line in lines} == {f"step {step} of 20" for step in tenths | validations}
+    assert all("loss" in line and "tokens/s" in line for line in lines)
+    assert "validation perplexity" in lines[-1]

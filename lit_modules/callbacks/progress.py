@@ -40,9 +40,10 @@ class Speed(Callback):
 class Progress(TQDMProgressBar):
     """One bar over the optimizer steps of the run, and a short one for each validation.
 
-    Where output is not a terminal, one line for each validation instead.
+    Where output is not a terminal, a line for each tenth of the run and for each validation instead.
     """
 
+    LINES = 10
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
     def __init__(self) -> None:
@@ -64,6 +65,12 @@ class Progress(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
+        if self.is_disabled:
+            ends = trainer.max_steps > 0
+            every = max(1, trainer.max_steps // self.LINES) if ends else self.LINES * trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if trainer.global_step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+                self._print_line(trainer, pl_module)
+            return
         self.train_progress_bar.update(trainer.global_step - self.train_progress_bar.n)
         if step_is_logged(trainer, batch_idx):  # reading a metric waits for the GPU, so not on every step
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
@@ -78,7 +85,11 @@ class Progress(TQDMProgressBar):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        if self.is_disabled and trainer.is_global_zero and not trainer.sanity_checking and trainer.state.fn == "fit":
+        if self.is_disabled and not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._print_line(trainer, pl_module)
+
+    def _print_line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
             shown = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
             print(f"step {trainer.global_step} of {trainer.max_steps}: {shown}", flush=True)
 

@@ -1,1 +1,1 @@
-"""Text as numbered tokens on disk, without Lightning."""
+"""Text as numbered tokens on disk; nothing here knows of Lightning."""
