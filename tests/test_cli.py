@@ -183,7 +183,7 @@ def test_one_seed_gives_one_model(words: list[str]) -> None:
         (["--data.batch_size=0"], ["batch_size=0"]),
         (["--trainer.max_step=3"], ["did you mean --trainer.max_steps?"]),
         (["--trainer.max_epochs=3"], ["max_epochs=3", "max_steps"]),
-        (["--trainer.max_steps=-1"], ["schedule='cosine'", "trainer.max_steps"]),
+        (["--trainer.max_steps=-1"], ["schedule='linear' needs an end", "trainer.max_steps"]),
         (["--trainer.accelerator=quantum"], ["quantum"]),
         (["--trainer.callbacks=Foo"], ["trainer.callbacks=Foo", "import path"]),
         (["--config=missing.yaml"], ["no file", "missing.yaml"]),

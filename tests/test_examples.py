@@ -1,6 +1,8 @@
-"""What the documents show runs: the configs, and the worked example of the contributing guide."""
+"""What the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
 
 import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -24,14 +26,45 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("config", sorted(path.name for path in (PROJECT / "configs").glob("*.yaml")))
-def test_every_config_trains(config, tmp_path, monkeypatch, capsys):
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("It was the best of times, it was the worst of times.\n" * 50, encoding="utf-8")
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder to run in, with a text and the project's configs."""
     monkeypatch.chdir(tmp_path)
-    path = str(PROJECT / "configs" / config)
-    main(["fit", f"--config={path}", *SMALL, f"--data.corpus={corpus}", f"--data.cache_dir={tmp_path / 'cache'}"])
+    Path("corpus.txt").write_text("It was the best of times, it was the worst of times.\n" * 50, encoding="utf-8")
+    shutil.copytree(PROJECT / "configs", "configs")
+    monkeypatch.setenv("LIT_MIXERS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("config", sorted(path.name for path in (PROJECT / "configs").glob("*.yaml")))
+def test_every_config_trains(config, folder, capsys):
+    main(["fit", f"--config=configs/{config}", *SMALL, "--data.corpus=corpus.txt"])
     assert "bits per byte: " in capsys.readouterr().out
+
+
+def test_every_command_of_the_readme_runs(folder, capsys):
+    lines = re.findall(r"^python cli\.py .*$", README, re.MULTILINE)
+    commands = [shlex.split(line, comments=True)[2:] for line in lines]
+    assert [command[0] for command in commands] == ["fit", "fit", "fit", "fit", "generate", "validate"]
+    for command in commands:
+        if any(".help" in word for word in command):
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main(command)
+        elif command[0] == "fit":
+            main([*command, *SMALL, "--data.corpus=corpus.txt"])
+        else:
+            main([*command, "--trainer.accelerator=cpu"])
+    shown = capsys.readouterr().out
+    assert "filter_frequency" in shown
+    assert "My fellow citizens" in shown
+
+
+def test_the_code_of_the_readme_runs():
+    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
 
 
 @pytest.fixture
