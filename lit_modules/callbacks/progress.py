@@ -89,8 +89,8 @@ class Progress(TQDMProgressBar):
             self._print_line(trainer, pl_module)
 
     def _print_line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            shown = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+        shown = ", ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
+        if shown and trainer.is_global_zero:
             print(f"step {trainer.global_step} of {trainer.max_steps}: {shown}", flush=True)
 
     def get_metrics(
