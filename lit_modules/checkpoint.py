@@ -56,7 +56,7 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: The file is something else.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # most callers read no weights
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         content = None
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():

@@ -22,6 +22,8 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
         weight: (vocabulary, dim).
         targets: (tokens,).
     """
+    if not torch.is_grad_enabled():  # a Function is told that parameters want gradients even then
+        x, weight = x.detach(), weight.detach()
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)

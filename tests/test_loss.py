@@ -65,3 +65,18 @@ def test_no_more_logits_are_held_than_one_chunk(monkeypatch):
     with Sizes():
         negative_log_likelihood(x, weight, torch.zeros(400, dtype=torch.long)).backward()
     assert max(sizes) <= max(x.numel(), weight.numel(), 1000)
+
+
+def test_without_gradients_none_are_computed(inputs, monkeypatch):
+    wanted = []
+    forward = loss_module._ChunkedNLL.forward
+
+    def noting(ctx, *args):
+        wanted.append(any(ctx.needs_input_grad))
+        return forward(ctx, *args)
+
+    monkeypatch.setattr(loss_module._ChunkedNLL, "forward", staticmethod(noting))
+    exact = negative_log_likelihood(*inputs)
+    with torch.no_grad():
+        assert_close(negative_log_likelihood(*inputs), exact.detach())
+    assert wanted == [True, False]

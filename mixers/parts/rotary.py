@@ -19,11 +19,15 @@ def retention_frequencies(width: int, device: torch.device) -> Tensor:
     return BASE ** -torch.linspace(0, 1, width // 2, device=device, dtype=_precise(device))
 
 
-def rotate(x: Tensor, position: Tensor, frequencies: Tensor) -> Tensor:
-    """Turns x (b, h, t, k), whose first token stands at `position` (b,) of its row."""
-    t = torch.arange(x.shape[2], device=x.device)
+def rotate(q: Tensor, k: Tensor, position: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Turns q and k (b, h, t, k), whose first token stands at `position` (b,) of its row."""
+    t = torch.arange(q.shape[2], device=q.device)
     angle = (position[:, None] + t)[:, None, :, None] * frequencies  # (b, 1, t, k/2)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+    return _turned(q, cos, sin), _turned(k, cos, sin)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
 
