@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from mixers.checks import at_least
 from mixers.mixer import Mixer, state_dtype
-from mixers.ops.long_conv import full_precision, long_conv
+from mixers.ops.autocast import full_precision
+from mixers.ops.long_conv import long_conv
 from mixers.parts.implicit_filter import ImplicitFilter
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
@@ -85,20 +86,28 @@ class Hyena(Mixer[HyenaState]):
         past = weight.new_zeros(batch, 0, self.order - 1, self.dim, dtype=state_dtype(weight))
         return HyenaState(self.short_conv.initial_state(batch), past)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self._mixed(x, self.initial_state(x.shape[0]))[0]
+
     def extend(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
+        y, short, inputs = self._mixed(x, state)
+        past = torch.cat([torch.stack(inputs, 2).flip(1), state.past], 1)
+        return y, HyenaState(short, past[:, : self.max_length - 1])
+
+    def _mixed(self, x: Tensor, state: HyenaState) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The output, what the short convolution remembers, and the inputs of the long ones."""
         projected, short = self.short_conv.extend(self.in_proj(x), state.short)
         first, *gates, v = projected.split(self.dim, -1)
         with full_precision(x.device):
-            v, past = self._long(v.to(state.past.dtype), gates, state.past)
+            taps, v, inputs = self._taps(state.past.shape[1] + x.shape[1]), v.to(state.past.dtype), []
+            for i, gate in enumerate(reversed(gates)):
+                inputs.append(v * gate)
+                v = long_conv(inputs[-1], taps[..., i], state.past[:, :, i])
             v = v * first
-        return self.out_proj(v.to(x.dtype)), HyenaState(short, past)
+        return self.out_proj(v.to(x.dtype)), short, inputs
 
-    def _long(self, v: Tensor, gates: list[Tensor], past: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.filter(min(self.max_length, past.shape[1] + v.shape[1])).unflatten(-1, (self.dim, -1))
-        inputs = []
-        for i, (gate, skip) in enumerate(zip(reversed(gates), self.skip.split(self.dim), strict=True)):
-            u = v * gate
-            v = long_conv(u, h[..., i], past[:, :, i]) + skip * u
-            inputs.append(u)
-        past = torch.cat([torch.stack(inputs, 2).flip(1), past], 1)
-        return v, past[:, : self.max_length - 1]
+    def _taps(self, length: int) -> Tensor:
+        """The filters, (l, d, o), whose first tap includes b."""
+        taps = self.filter(min(self.max_length, length)).unflatten(-1, (self.dim, -1))
+        taps[0].add_(self.skip.view(-1, self.dim).T)
+        return taps

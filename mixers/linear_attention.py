@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mixers.checks import at_least, one_of
 from mixers.mixer import Mixer, state_dtype
-from mixers.ops.decay import Memory, chunkwise
+from mixers.ops.decay import Memory, decayed_attention
 from mixers.registry import register
 
 # Axes: b batch, h head, t time, k key width, v value width.
@@ -16,7 +16,7 @@ from mixers.registry import register
 EPSILON = 1e-6  # added to the denominator, as in the authors' code
 
 FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": lambda x: F.elu(x) + 1,
+    "elu": lambda x: F.elu(x).add_(1),
     "relu": F.relu,
     "softmax": lambda x: x.softmax(-1),
 }
@@ -70,12 +70,19 @@ class LinearAttention(Mixer[LinearAttentionState]):
         return LinearAttentionState(kv, kv[..., 0].clone())
 
     def extend(self, x: Tensor, state: LinearAttentionState) -> tuple[Tensor, LinearAttentionState]:
+        y, memory = self._mixed(x, Memory(*state))
+        return y, LinearAttentionState(*memory)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._mixed(x, None)[0]
+
+    def _mixed(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
         phi = FEATURE_MAPS[self.feature_map]
-        no_decay = state.kv.new_zeros(self.num_heads)
-        o, weight, memory = chunkwise(phi(q), phi(k), v, no_decay, Memory(*state), self.chunk_size)
+        no_decay = x.new_zeros(self.num_heads, dtype=state_dtype(self.q_proj.weight))
+        o, weight, memory = decayed_attention(phi(q), phi(k), v, no_decay, memory, self.chunk_size)
         y = (o / (weight + EPSILON)[..., None]).transpose(1, 2).flatten(2).to(v.dtype)
-        return self.out_proj(y), LinearAttentionState(*memory)
+        return self.out_proj(y), memory
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -1,28 +1,82 @@
-"""Each implementation of an op against its reference, outputs and gradients."""
+"""Each implementation of each op against its reference, outputs and gradients, and the references' own laws."""
 
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils import _pytree as pytree
 
-from mixers.ops.decay import Memory, chunkwise, parallel, recurrent
-from mixers.ops.long_conv import direct, long_conv
+from mixers.ops import OPS
+from mixers.ops.decay import Memory, chunkwise, decayed_attention, parallel, recurrent
+from mixers.ops.decay_blocked import blocked
+from mixers.ops.long_conv import long_conv
+from mixers.ops.op import Op
 from mixers.parts.growing import append
 from mixers.parts.short_conv import ShortConv
 
 LENGTHS = [1, 7, 63, 64, 65, 500]
+CPU = torch.device("cpu")
 
 
 def randn(*shape):
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-def assert_same_with_gradients(run, reference, inputs):
-    """The same outputs, and the same gradients of every input."""
-    outputs, expected = run(*inputs), reference(*inputs)
-    assert_close(outputs, expected, rtol=1e-9, atol=1e-9)
+def assert_same_with_gradients(run, reference, inputs, tolerance=1e-9):
+    """The same outputs, and the same gradients of every input that wants one."""
+    outputs, expected = (pytree.tree_leaves(f(*inputs)) for f in (run, reference))
+    assert_close(outputs, expected, rtol=tolerance, atol=tolerance)
+    wanted = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
     directions = [torch.randn_like(output) for output in outputs]
-    gradients = torch.autograd.grad(outputs, inputs, directions)
-    assert_close(gradients, torch.autograd.grad(expected, inputs, directions), rtol=1e-9, atol=1e-9)
+
+    def gradients(results):
+        return torch.autograd.grad(results, wanted, directions, allow_unused=True, materialize_grads=True)
+
+    assert_close(gradients(outputs), gradients(expected), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize(
+    ("op", "implementation"), [(name, i.name) for name, op in OPS.items() for i in op.implementations[1:]]
+)
+def test_every_implementation_is_the_reference(op, implementation, length):
+    torch.manual_seed(length)
+    chosen, arguments = OPS[op][implementation], OPS[op].examples(length, 24, torch.float64, CPU)
+    if objection := chosen.objection(*arguments):
+        pytest.skip(objection)
+    assert_same_with_gradients(chosen.run, OPS[op]["reference"].run, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_a_call_in_less_precision_stays_near_the_reference_in_double(op, dtype):
+    if (op, dtype) == ("long_conv", torch.bfloat16):
+        pytest.skip("Fourier transforms know nothing below float32")
+    torch.manual_seed(0)
+    arguments = OPS[op].examples(100, 24, dtype, CPU)
+    double = pytree.tree_map(lambda x: x.double() if isinstance(x, torch.Tensor) else x, arguments)
+    actual, exact = (pytree.tree_leaves(result) for result in (OPS[op](*arguments), OPS[op]["reference"].run(*double)))
+    for one, other in zip(actual, exact, strict=True):
+        error = (one - other).square().mean().sqrt() / other.std()
+        assert error < {torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
+
+
+class TestTheTable:
+    def test_a_call_runs_the_last_implementation_that_does_not_object(self):
+        op = Op(lambda x: "reference", lambda *_: None)
+        op.implementation("even", lambda x: "" if x % 2 == 0 else "x is odd")(lambda x: "even")
+        op.implementation("large", lambda x: "" if x > 10 else "x is small")(lambda x: "large")
+        assert [op(3), op(4), op(12)] == ["reference", "even", "large"]
+
+    def test_an_implementation_can_be_asked_for(self):
+        op = Op(lambda x: "reference", lambda *_: None)
+        op.implementation("even", lambda x: "" if x % 2 == 0 else "x is odd")(lambda x: "even")
+        with op.using("reference"):
+            assert op(4) == "reference"
+        assert op(4) == "even"
+        with op.using("even"), pytest.raises(ValueError, match="'even' does not take these arguments: x is odd"):
+            op(3)
+        with pytest.raises(KeyError, match="There are: reference, even"), op.using("odd"):
+            pass
 
 
 @pytest.fixture(params=[0.0, -0.03], ids=["no decay", "decay"])
@@ -30,32 +84,55 @@ def log_decay(request):
     return torch.tensor([request.param, 2 * request.param], dtype=torch.float64)
 
 
-@pytest.fixture(params=LENGTHS)
+@pytest.fixture(params=LENGTHS[1:])
 def decay_inputs(request):
     torch.manual_seed(request.param)
     t = request.param
-    return randn(2, 2, t, 4), randn(2, 2, t, 4), randn(2, 2, t, 6), randn(2, 2, 4, 6), randn(2, 2, 4)
+    return randn(2, 2, t, 4), randn(2, 2, t, 4), randn(2, 2, t, 6), Memory(randn(2, 2, 4, 6), randn(2, 2, 4))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 16, 64, 1000])
-def test_chunkwise_is_recurrent(decay_inputs, log_decay, chunk_size):
-    def flat(output, weight, memory):
-        return output, weight, *memory
-
+@pytest.mark.parametrize("form", [chunkwise, blocked])
+def test_chunks_of_any_size_are_recurrent(decay_inputs, log_decay, chunk_size, form):
     assert_same_with_gradients(
-        lambda q, k, v, kv, z: flat(*chunkwise(q, k, v, log_decay, Memory(kv, z), chunk_size)),
-        lambda q, k, v, kv, z: flat(*recurrent(q, k, v, log_decay, Memory(kv, z))),
+        lambda q, k, v, memory: form(q, k, v, log_decay, memory, chunk_size),
+        lambda q, k, v, memory: recurrent(q, k, v, log_decay, memory),
         decay_inputs,
     )
 
 
+@pytest.mark.parametrize("form", [chunkwise, blocked])
+def test_chunks_from_nothing_are_recurrent(decay_inputs, log_decay, form):
+    assert_same_with_gradients(
+        lambda q, k, v: form(q, k, v, log_decay, None, 64),
+        lambda q, k, v: recurrent(q, k, v, log_decay, None),
+        decay_inputs[:3],
+    )
+
+
+def test_outputs_that_nobody_uses_have_no_gradient(decay_inputs, log_decay):
+    assert_same_with_gradients(
+        lambda q, k, v, memory: blocked(q, k, v, log_decay, memory, 16)[0],
+        lambda q, k, v, memory: recurrent(q, k, v, log_decay, memory)[0] + 0 * memory.k.sum(),
+        decay_inputs,
+    )
+
+
+def test_a_learned_decay_gets_its_gradient(decay_inputs):
+    *inputs, memory = decay_inputs
+    log_decay = torch.tensor([-0.1, -0.01], dtype=torch.float64, requires_grad=True)
+    assert_same_with_gradients(
+        lambda *inputs: decayed_attention(*inputs, memory, 16),
+        lambda *inputs: recurrent(*inputs, memory),
+        (*inputs, log_decay),
+    )
+
+
 def test_parallel_is_recurrent_from_nothing(decay_inputs, log_decay):
-    *inputs, kv, z = decay_inputs
-    nothing = Memory(torch.zeros_like(kv), torch.zeros_like(z))
     assert_same_with_gradients(
         lambda q, k, v: parallel(q, k, v, log_decay),
-        lambda q, k, v: recurrent(q, k, v, log_decay, nothing)[:2],
-        inputs,
+        lambda q, k, v: recurrent(q, k, v, log_decay, None)[:2],
+        decay_inputs[:3],
     )
 
 
@@ -66,15 +143,14 @@ def test_a_decay_over_thousands_of_tokens_stays_finite():
     assert weight.isfinite().all()
 
 
+@pytest.mark.parametrize("implementation", [i.name for i in long_conv.implementations[1:]])
 @pytest.mark.parametrize("past", [0, 1, 30])
 @pytest.mark.parametrize("taps", [1, 8, 600])
-@pytest.mark.parametrize("length", LENGTHS)
-def test_a_long_convolution_is_its_definition(length, taps, past):
+@pytest.mark.parametrize("length", LENGTHS[1:])
+def test_a_long_convolution_takes_any_number_of_taps(length, taps, past, implementation):
     torch.manual_seed(length)
-    inputs = (randn(2, length, 3), randn(taps, 3), randn(2, past, 3))
-    if taps > length + past:
-        inputs = (inputs[0], inputs[1][: length + past].detach().requires_grad_(), inputs[2])
-    assert_same_with_gradients(lambda *i: (long_conv(*i),), lambda *i: (direct(*i),), inputs)
+    inputs = (randn(2, length, 3), randn(min(taps, length + past), 3), randn(2, past, 3))
+    assert_same_with_gradients(long_conv[implementation].run, long_conv["reference"].run, inputs)
 
 
 @pytest.mark.parametrize("width", [1, 3, 4])

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mixers import Attention, Hyena, LinearAttention, Retention
-from mixers.parts.rotary import retention_frequencies, rotary_frequencies
+from mixers.ops.rotary import retention_frequencies, rotary_frequencies
 
 DIM, LENGTH = 16, 11
 

@@ -1,1 +1,19 @@
-"""The mathematics of the mixers as pure functions."""
+"""The mathematics of the mixers as pure functions: for each a reference, and what is faster where it can be."""
+
+from typing import Any
+
+from mixers.ops import decay_blocked  # noqa: F401  (adds its implementation)
+from mixers.ops.decay import decayed_attention
+from mixers.ops.gated_norm import gated_norm
+from mixers.ops.long_conv import long_conv
+from mixers.ops.op import Op
+from mixers.ops.rotary import turned
+from mixers.ops.short_conv import short_conv
+
+OPS: dict[str, Op[Any]] = {
+    "decayed_attention": decayed_attention,
+    "gated_norm": gated_norm,
+    "long_conv": long_conv,
+    "short_conv": short_conv,
+    "turned": turned,
+}

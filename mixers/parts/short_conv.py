@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from mixers.ops.short_conv import short_conv
 
 
 class ShortConv(nn.Module):
@@ -26,6 +27,7 @@ class ShortConv(nn.Module):
 
     def extend(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs (batch, time, channels) for the next inputs, and the inputs to remember."""
-        x = torch.cat([past.to(x.dtype), x], 1)
-        y = F.conv1d(x.mT, self.weight, self.bias, groups=self.channels).mT
-        return y, x[:, x.shape[1] - self.width + 1 :]
+        y = short_conv(x, self.weight, self.bias, past)
+        kept = self.width - 1
+        recent = x[:, max(0, x.shape[1] - kept) :]
+        return y, torch.cat([past[:, recent.shape[1] :].to(x.dtype), recent], 1)
