@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mixers.ops import decay_blocked  # noqa: F401  (adds its implementation)
+from mixers.ops import compiled, decay_blocked, decay_kernel  # noqa: F401  (they add implementations)
 from mixers.ops.decay import decayed_attention
 from mixers.ops.gated_norm import gated_norm
 from mixers.ops.long_conv import long_conv

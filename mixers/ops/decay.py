@@ -115,12 +115,11 @@ def examples(
     """Retention's arguments at width dim, with 4 heads and gradients wanted."""
     b, h, k, v = 1 if dim > 64 else 2, 4, dim // 4, dim // 2
 
-    def draw(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.randn(*shape, dtype=dtype, device=device).requires_grad_()
-
     precise = torch.promote_types(dtype, torch.float32)
-    q, key, value = (draw(b, length, h, width).transpose(1, 2) for width in (k, k, v))
-    memory = Memory(draw(b, h, k, v, dtype=precise), draw(b, h, k, dtype=precise))
+    wide = (torch.randn(b, length, h, width, dtype=dtype, device=device) for width in (k, k, v))
+    q, key, value = (x.transpose(1, 2).requires_grad_() for x in wide)
+    past = (torch.randn(b, h, *widths, dtype=precise, device=device) for widths in ((k, v), (k,)))
+    memory = Memory(*(x.requires_grad_() for x in past))
     log_decay = torch.log1p(-torch.exp2(-5 - torch.arange(h, dtype=precise, device=device)))
     return q, key, value, log_decay, memory, 64 if dim > 64 else 16
 

@@ -27,10 +27,10 @@ def reference(o: Tensor, floor: Tensor, gate: Tensor | None) -> Tensor:
 def examples(length: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Retention's arguments at width dim, with 4 heads and gradients wanted."""
     b, h, v = 1 if dim > 64 else 2, 4, dim // 2
-    o = torch.randn(b, length, h, v, dtype=dtype, device=device).requires_grad_()
+    o = torch.randn(b, length, h, v, dtype=dtype, device=device).transpose(1, 2).requires_grad_()
     floor = torch.rand(b, h, length, dtype=torch.promote_types(dtype, torch.float32), device=device).requires_grad_()
     gate = torch.randn(b, length, h * v, dtype=dtype, device=device).requires_grad_()
-    return o.transpose(1, 2), floor, gate
+    return o, floor, gate
 
 
 gated_norm = Op(reference, examples)

@@ -18,6 +18,7 @@ class Implementation(Generic[R]):
     name: str
     run: Callable[..., R]
     objection: Callable[..., str]  # why it does not take these arguments; TAKEN if it does
+    automatic: bool = True  # whether calls may run it without being told to
 
 
 class Op(Generic[R]):
@@ -34,17 +35,18 @@ class Op(Generic[R]):
         self._chosen: str | None = None
 
     def implementation(
-        self, name: str, objection: Callable[..., str]
+        self, name: str, objection: Callable[..., str], *, automatic: bool = True
     ) -> Callable[[Callable[..., R]], Callable[..., R]]:
         """Adds an implementation, which is preferred to those added before it.
 
         Args:
             name: What benchmarks and messages call it.
             objection: Says why it does not take given arguments, in words that end a sentence; TAKEN if it does.
+            automatic: Whether calls may run it without being told to with `using`.
         """
 
         def add(run: Callable[..., R]) -> Callable[..., R]:
-            self.implementations.append(Implementation(name, run, objection))
+            self.implementations.append(Implementation(name, run, objection, automatic))
             return run
 
         return add
@@ -63,7 +65,7 @@ class Op(Generic[R]):
             if objection := chosen.objection(*args):
                 raise ValueError(f"The implementation {chosen.name!r} does not take these arguments: {objection}.")
             return chosen
-        return next(i for i in reversed(self.implementations) if i.objection(*args) == TAKEN)
+        return next(i for i in reversed(self.implementations) if i.automatic and i.objection(*args) == TAKEN)
 
     def __getitem__(self, name: str) -> Implementation[R]:
         for implementation in self.implementations:
