@@ -1,5 +1,6 @@
 """Hyena: long convolutions with filters made by a small network, gated by the input (arXiv:2302.10866)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from mixers.checks import at_least
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.autocast import full_precision
 from mixers.ops.long_conv import long_conv
+from mixers.parts.ahead import look_ahead, remember
+from mixers.parts.growing import prepend
 from mixers.parts.implicit_filter import ImplicitFilter
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
@@ -87,27 +90,41 @@ class Hyena(Mixer[HyenaState]):
         return HyenaState(self.short_conv.initial_state(batch), past)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._mixed(x, self.initial_state(x.shape[0]))[0]
+        state, taps = self.initial_state(x.shape[0]), self._taps(x.shape[1])
+        return self._mixed(x, state.short, lambda u, i: long_conv(u, taps[..., i], state.past[:, :, i]))[0]
 
     def extend(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
-        y, short, inputs = self._mixed(x, state)
-        past = torch.cat([torch.stack(inputs, 2).flip(1), state.past], 1)
-        return y, HyenaState(short, past[:, : self.max_length - 1])
+        if x.shape[1] == 1 and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            return self._next(x, state)
+        taps = self._taps(state.past.shape[1] + x.shape[1])
+        y, short, inputs = self._mixed(x, state.short, lambda u, i: long_conv(u, taps[..., i], state.past[:, :, i]))
+        return y, HyenaState(short, prepend(inputs.flip(1), state.past, self.max_length - 1))
 
-    def _mixed(self, x: Tensor, state: HyenaState) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """The output, what the short convolution remembers, and the inputs of the long ones."""
-        projected, short = self.short_conv.extend(self.in_proj(x), state.short)
+    def _next(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
+        """`extend` by one token, which does not sum over the whole past."""
+        ahead = look_ahead(self, state.past, lambda: self._taps(self.max_length))
+        y, short, inputs = self._mixed(x, state.short, lambda u, i: ahead.output(u, state.past, i))
+        past = prepend(inputs, state.past, self.max_length - 1)
+        remember(past, ahead)
+        return y, HyenaState(short, past)
+
+    def _mixed(
+        self, x: Tensor, short: Tensor, convolve: Callable[[Tensor, int], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, what the short convolution remembers, and the inputs of the long ones, (b, t, o, d)."""
+        projected, short = self.short_conv.extend(self.in_proj(x), short)
         first, *gates, v = projected.split(self.dim, -1)
         with full_precision(x.device):
-            taps, v, inputs = self._taps(state.past.shape[1] + x.shape[1]), v.to(state.past.dtype), []
+            v, inputs = v.to(state_dtype(self.out_proj.weight)), []
             for i, gate in enumerate(reversed(gates)):
                 inputs.append(v * gate)
-                v = long_conv(inputs[-1], taps[..., i], state.past[:, :, i])
+                v = convolve(inputs[-1], i)
             v = v * first
-        return self.out_proj(v.to(x.dtype)), short, inputs
+        return self.out_proj(v.to(x.dtype)), short, torch.stack(inputs, 2)
 
     def _taps(self, length: int) -> Tensor:
         """The filters, (l, d, o), whose first tap includes b."""
-        taps = self.filter(min(self.max_length, length)).unflatten(-1, (self.dim, -1))
-        taps[0].add_(self.skip.view(-1, self.dim).T)
+        with full_precision(self.skip.device):
+            taps = self.filter(min(self.max_length, length)).unflatten(-1, (self.dim, -1))
+            taps[0].add_(self.skip.view(-1, self.dim).T)
         return taps

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_LOGITS = {"cpu": 2**21}  # logits held at once: about what caches hold
-CHUNK_LOGITS_ELSEWHERE = 2**26  # 256 MB in float32: enough rows to keep a GPU busy
+from mixers.ops.autocast import product_dtype
+
+# Logits held at once: as many as caches nearly hold, or as keep a GPU busy (256 MB in float32). But at least `dim` rows,
+# or adding up the gradient of the weight takes longer than computing it.
+CHUNK_LOGITS = {"cpu": 2**22}
+CHUNK_LOGITS_ELSEWHERE = 2**26
 IGNORED = -100  # a target that is not predicted, torch's own convention
 
 
@@ -24,10 +28,8 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     """
     if not torch.is_grad_enabled():  # a Function is told that parameters want gradients even then
         x, weight = x.detach(), weight.detach()
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(dtype), weight.to(dtype)
-    loss: Tensor = _ChunkedNLL.apply(x, weight, targets)
+    dtype = product_dtype(x, weight)
+    loss: Tensor = _ChunkedNLL.apply(x.to(dtype), weight.to(dtype), targets)
     return loss
 
 
@@ -38,19 +40,20 @@ class _ChunkedNLL(torch.autograd.Function):
         total = x.new_zeros((), dtype=precise)
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         weight_grad = torch.zeros_like(weight, dtype=precise) if ctx.needs_input_grad[1] else None
-        rows = max(1, CHUNK_LOGITS.get(x.device.type, CHUNK_LOGITS_ELSEWHERE) // weight.shape[0])
+        rows = max(CHUNK_LOGITS.get(x.device.type, CHUNK_LOGITS_ELSEWHERE) // len(weight), x.shape[1])
+        # The same memory serves every chunk: on a CPU, new pages cost more than what is written there.
+        rounded = x.new_empty(min(rows, len(x)), len(weight))
+        room = rounded if x.dtype == precise else torch.empty_like(rounded, dtype=precise)
         for start in range(0, len(x), rows):
             part, target = x[start : start + rows], targets[start : start + rows]
-            predicted, chosen = (target != IGNORED)[:, None], target.clamp(min=0)[:, None]
-            log_probs = (part @ weight.mT).to(precise).log_softmax(-1)
-            total = total - (log_probs.gather(1, chosen) * predicted).sum()
-            if x_grad is None and weight_grad is None:
-                continue
-            logits_grad = log_probs.exp_().scatter_add_(1, chosen, log_probs.new_full((), -1).expand_as(chosen))
-            logits_grad = logits_grad.to(x.dtype)
+            predicted = (target != IGNORED)[:, None]
+            loss, logits_grad = _rows(part, weight, target, rounded[: len(part)], room[: len(part)])
+            total += (loss * predicted).sum()
             if x_grad is not None:
-                x_grad[start : start + rows] = (logits_grad @ weight) * predicted
-            if weight_grad is not None:
+                torch.mm(logits_grad, weight, out=x_grad[start : start + rows]).mul_(predicted)
+            if weight_grad is not None and x.dtype == precise:
+                weight_grad.addmm_(logits_grad.mT, part * predicted)
+            elif weight_grad is not None:
                 weight_grad += logits_grad.mT @ (part * predicted)
         ctx.save_for_backward(x_grad, weight_grad)
         ctx.weight_dtype = weight.dtype
@@ -65,3 +68,15 @@ class _ChunkedNLL(torch.autograd.Function):
         if weight_grad is not None:
             weight_grad = (weight_grad * grad).to(ctx.weight_dtype)
         return x_grad, weight_grad, None
+
+
+def _rows(x: Tensor, weight: Tensor, targets: Tensor, rounded: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each row, (rows, 1), and the logits' gradient; both rooms hold a number for each logit."""
+    chosen = targets.clamp(min=0)[:, None]
+    logits = room.copy_(torch.mm(x, weight.mT, out=rounded))
+    logits -= logits.amax(-1, keepdim=True)
+    likely = logits.gather(1, chosen)
+    probs = logits.exp_()
+    norm = probs.sum(-1, keepdim=True)
+    grad = probs.div_(norm).scatter_add_(1, chosen, probs.new_full((), -1).expand_as(chosen))
+    return norm.log() - likely, rounded.copy_(grad)

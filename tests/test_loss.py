@@ -9,7 +9,7 @@ from mixers import loss as loss_module
 from mixers.loss import negative_log_likelihood
 
 
-@pytest.fixture(params=[1, 30, 10**9], ids=lambda logits: f"{logits} logits at once")
+@pytest.fixture(params=[1, 60, 10**9], ids=lambda logits: f"{logits} logits at once")
 def chunks(request, monkeypatch):
     monkeypatch.setitem(loss_module.CHUNK_LOGITS, "cpu", request.param)
 

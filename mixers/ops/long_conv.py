@@ -85,6 +85,17 @@ class _Blocked(torch.autograd.Function):
         return du, dh
 
 
+def added_after(past: Tensor, h: Tensor, outputs: int) -> Tensor:
+    """What inputs (b, s, d), the newest first, add to the outputs that follow them, (b, outputs, d)."""
+    length = past.shape[1] + outputs
+    size, h = 1 << (length - 1).bit_length(), h[:length]  # wraps around, but only into what comes before
+    sums = past.new_zeros(len(past), outputs, past.shape[2])
+    for at in _pieces(past) if past.shape[1] else []:
+        spectrum = torch.fft.rfft(past[..., at].flip(1), size, dim=1) * torch.fft.rfft(h[:, at], size, dim=0)
+        sums[..., at] = torch.fft.irfft(spectrum, size, dim=1)[:, past.shape[1] : length]
+    return sums
+
+
 def _size(u: Tensor, h: Tensor) -> int:
     """Of the transforms: the whole convolution, so that nothing wraps around, and a power of two."""
     return 1 << (u.shape[1] + h.shape[0] - 2).bit_length()
