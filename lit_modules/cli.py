@@ -1,4 +1,4 @@
-"""The command line: `fit`, `validate` and `generate`, over LightningCLI."""
+"""The command line: `fit`, `validate`, `generate` and `benchmark`, over LightningCLI."""
 
 import sys
 import tomllib
@@ -19,6 +19,7 @@ from lit_modules.errors import is_a_mistake_of_use, parser_options, reason, sent
 from lit_modules.language_model import LitLanguageModel
 from lit_modules.text import Text
 from lit_modules.trainer import Trainer
+from mixers.benchmark import What
 
 RUNS = ("fit", "validate")  # the commands that take a model, data and a trainer
 SEED = 42
@@ -69,13 +70,14 @@ class CLI(LightningCLI):
                 "version": version(),
                 **{name: {**strict, **defaults} for name in RUNS},
                 "generate": strict,
+                "benchmark": strict,
             },
         )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         run = {name: LightningCLI.subcommands()[name] for name in RUNS}
-        return {**run, "generate": set()}
+        return {**run, "generate": set(), "benchmark": set()}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Lightning's also takes a bool, of which `true` quietly means 0.
@@ -91,11 +93,18 @@ class CLI(LightningCLI):
             return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser = self.init_parser(**kwargs)
         parser.add_argument("--trainer.accelerator", type=str, default="auto", help="The hardware to run on.")
-        added = parser.add_method_arguments(klass, subcommand, skip={"prompt", "stop"})
-        # These can be given more than once, and are text even where they look like YAML.
-        parser.add_argument("--prompt", type=str, action="append", help="Text to continue; can be given several times.")
-        parser.add_argument("--stop", type=str, action="append", help="Text to end before; can be given several times.")
-        self._subcommand_method_arguments[subcommand] = [*added, "prompt", "stop"]
+        if subcommand == "benchmark":
+            parser.add_argument("what", type=What, help="A training step, the reading of a prompt, or one more token.")
+            added = ["what", *parser.add_method_arguments(klass, subcommand, skip={"what"})]
+        else:
+            added = parser.add_method_arguments(klass, subcommand, skip={"prompt", "stop"})
+            # These can be given more than once, and are text even where they look like YAML.
+            for name, meaning in (("prompt", "Text to continue"), ("stop", "Text to end before")):
+                parser.add_argument(
+                    f"--{name}", type=str, action="append", help=f"{meaning}; can be given several times."
+                )
+            added += ["prompt", "stop"]
+        self._subcommand_method_arguments[subcommand] = added
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -142,14 +151,14 @@ class CLI(LightningCLI):
             if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
                 self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
             return
-        self.config_init = self.config
+        self.config_init = self.parser.instantiate_classes(self.config)
         accelerator = self.config[self.subcommand].trainer.accelerator
         self.trainer = Trainer(accelerator=accelerator, devices=1, precision="32-true", logger=False)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         if subcommand in RUNS:
             return super()._prepare_subcommand_kwargs(subcommand)
-        options: Namespace = self.config[subcommand]
+        options: Namespace = self.config_init[subcommand]
         return {name: options[name] for name in self._subcommand_method_arguments[subcommand]}
 
     def before_validate(self) -> None:

@@ -29,7 +29,9 @@ def sentence(message: str, options: Iterable[str] = ()) -> str:
         return f"There is no command {match[1]!r}; there are: {match[2]}."
     if match := re.search(r"\"subcommand\" to be one of {(.*)}", message):
         return f"Say what to do: one of {match[1].replace(',', ', ')}."
-    if match := re.search(r'Parser key "model\.(?:mixer|overrides)"[\s\S]*dot import path string: (\S+)', message):
+    if match := re.search(
+        r'Parser key "(?:model\.mixer|model\.overrides|mixers)"[\s\S]*dot import path string: (\S+)', message
+    ):
         return registry.unknown(match[1])
     if match := re.search(r"Expected '([\w.]+)' to be a subclass of (?:<class ')?(\w+)", message):
         return f"{match[1]} is no {match[2]}."
@@ -39,8 +41,12 @@ def sentence(message: str, options: Iterable[str] = ()) -> str:
         return f"{_full_name(message, match[1])}={match[3]} should be {_type(match[2])}."
     if match := re.search(r'Parser key "([\w.]+)"[\s\S]*dot import path string: (\S+)', message):
         return f"{match[1]}={match[2]} is no class: write its import path, such as package.module.Class."
+    if match := re.search(r'Parser key "([\w.]+)":\s+Does not validate against any[\s\S]*Given value: (.*)$', message):
+        return f"{match[1]}={match[2]} is not what it should be: see --help."
     if match := re.search(r'Linked "([\w.]+)" must be given via "([\w.]+)"', message):
         return f"{match[1]} cannot be set: it follows from {match[2]}."
+    if re.search(r"arguments are required: benchmark\.what", message):
+        return "Say what to measure: train, prefill or decode."
     if match := re.search(r"arguments are required: \w+\.(\w+)", message):
         return f"Say which {match[1]}: --{match[1]}=..."
     if match := re.search(r"File does not exist: '(.*)'", message):

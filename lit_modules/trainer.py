@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning import Callback
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules import checkpoint, summary
+from lit_modules import benchmark, checkpoint, summary
+from lit_modules.benchmark import Dtype
 from lit_modules.callbacks.keep_last import KeepLast
 from lit_modules.callbacks.progress import Progress, Speed
 from lit_modules.callbacks.samples import Samples
 from lit_modules.language_model import LitLanguageModel
 from lit_modules.precision import best_precision
 from lit_modules.stream import Sampling, complete, stream
+from mixers.benchmark import Setting, What
+from mixers.model import MixerFactory
 
 
 class Trainer(pl.Trainer):
@@ -187,6 +191,64 @@ class Trainer(pl.Trainer):
             case several:
                 for start, text in zip(several, complete(model, tokenizer, several, options), strict=True):
                     print(f"{start}{text}\n")
+
+    def benchmark(
+        self,
+        what: What,
+        *,
+        mixers: list[MixerFactory] | None = None,
+        lengths: list[int] = [512, 1024, 2048],  # noqa: B006  (jsonargparse shows and copies it)
+        batch_sizes: list[int] = [1],  # noqa: B006
+        dim: int = 1024,
+        depth: int = 16,
+        vocab_size: int = 50257,
+        whole_model: bool = False,
+        dtype: Dtype = "float32",
+        compile: bool = False,
+        peers: bool = True,
+        rounds: int = 3,
+        repeats: int = 3,
+    ) -> None:
+        """Measures time and memory by length, of one layer or the whole model.
+
+        Args:
+            what: `train` for a training step, `prefill` for reading a prompt, `decode` for one more token after it.
+            mixers: The mixers to measure; by default all.
+            lengths: Tokens trained on or read.
+            batch_sizes: Sequences at once; each is measured at each length.
+            dim: Width.
+            depth: Number of blocks of the whole model.
+            vocab_size: Number of distinct tokens of the whole model.
+            whole_model: Whether to measure the language model instead of one layer.
+            dtype: Number format; in training, half precision means autocast over float32 weights.
+            compile: Whether torch.compile comes first.
+            peers: Whether to measure other people's layers and models, too, as far as they are installed.
+            rounds: How often each mixer gets its turn at a length.
+            repeats: Timed runs in a turn.
+        """
+        benchmark.check(lengths=lengths, batch_sizes=batch_sizes, rounds=[rounds], repeats=[repeats])
+        at = Setting(
+            length=lengths[0],
+            dim=dim,
+            depth=depth,
+            vocab_size=vocab_size,
+            dtype=getattr(torch, dtype),
+            device=self.strategy.root_device,
+            compiled=compile,
+        )
+        folder = benchmark.new_folder(self.default_root_dir, what)
+        settings = [at._replace(length=length, batch_size=size) for size in batch_sizes for length in lengths]
+        benchmark.benchmark(
+            what,
+            mixers,
+            settings,
+            whole_model=whole_model,
+            with_peers=peers,
+            rounds=rounds,
+            repeats=repeats,
+            folder=folder,
+        )
+        print(f"table: {summary.shown(folder / 'rows.csv')}\npicture: {summary.shown(folder / 'curves.png')}")
 
     def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
         """TensorBoard in the folder of the run that goes on, or in a new one named after the mixer."""

@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from mixers.ops.autocast import product_dtype
 
-# Logits held at once: as many as caches nearly hold, or as keep a GPU busy (256 MB in float32). But at least `dim` rows,
+# Logits held at once: about what caches hold, or what keeps a GPU busy (256 MB in float32). But at least `dim` rows,
 # or adding up the gradient of the weight takes longer than computing it.
 CHUNK_LOGITS = {"cpu": 2**22}
 CHUNK_LOGITS_ELSEWHERE = 2**26

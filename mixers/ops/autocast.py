@@ -12,7 +12,7 @@ def product_dtype(*tensors: Tensor) -> torch.dtype:
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    if dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    if dtype == torch.float64 or not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return dtype
     return torch.get_autocast_dtype(device)
 

@@ -1,0 +1,153 @@
+"""Other people's layers and models, for comparison, where their packages are installed."""
+
+import sys
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixers.benchmark.work import (
+    PIECE,
+    Setting,
+    Subject,
+    Unavailable,
+    What,
+    Work,
+    forward_and_backward,
+    inferring,
+    parameters,
+    step,
+)
+
+HEADS = 4  # of retention at width 1024, as in the paper
+LLAMA_HEADS = 8  # as many as our attention has
+CHUNK = 512  # recurrent_chunk_size of the authors' configuration
+
+
+def peers(whole_model: bool, device: torch.device) -> dict[str, Subject]:
+    """The peers that can be measured here, by name."""
+    found: dict[str, Subject] = {}
+    if whole_model and find_spec("transformers"):
+        found["Llama (transformers)"] = llama
+    if not whole_model and find_spec("torchscale"):
+        found |= {"authors, parallel": authors(chunkwise=False), "authors, chunkwise": authors(chunkwise=True)}
+    if not whole_model and device.type == "cuda" and find_spec("fla"):
+        found["retention (fla)"] = fla_layer
+    return found
+
+
+def llama(what: What, at: Setting) -> Work:
+    """transformers' Llama with as many parameters in a block as our models have, 12·dim²."""
+    from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=at.vocab_size,
+        hidden_size=at.dim,
+        intermediate_size=round(8 * at.dim / 3 / 8) * 8,  # 4·dim² in attention, 3 matrices for the other 8·dim²
+        num_hidden_layers=at.depth,
+        num_attention_heads=LLAMA_HEADS,
+        max_position_embeddings=2 * at.length,
+        tie_word_embeddings=True,
+    )
+    model: Any = LlamaForCausalLM(config)
+    model = model.to(at.device)
+
+    def draw(length: int) -> Tensor:
+        return torch.randint(at.vocab_size, (at.batch_size, length), device=at.device)
+
+    if what == "train":
+        ids = draw(at.length)
+        if at.compiled:
+            model.compile()
+        return Work(step(model, lambda: model(ids, labels=ids, use_cache=False).loss, at), parameters(model))
+
+    cache: Any = DynamicCache()
+    model, token = model.to(at.dtype).eval(), draw(1)
+    if what == "prefill":
+        prompt = draw(at.length)
+        return Work(inferring(lambda: model(prompt, use_cache=True, logits_to_keep=1)), parameters(model))
+    with torch.inference_mode():
+        for start in range(0, at.length, PIECE):
+            model(draw(min(PIECE, at.length - start)), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    size = sum(x.numel() * x.element_size() for own in cache.layers for x in (own.keys, own.values)) // at.batch_size
+    return Work(inferring(lambda: model(token, past_key_values=cache, use_cache=True)), parameters(model), size)
+
+
+def authors(*, chunkwise: bool) -> Subject:
+    """The layer that the RetNet authors released, in its parallel or its chunkwise form."""
+
+    def prepare(what: What, at: Setting) -> Work:
+        if what != "train":
+            raise Unavailable("only the training of the authors' layer is measured")
+        retention, positions = _authors_layer(at)
+        options = {"chunkwise_recurrent": True} if chunkwise else {}
+
+        class Layer(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.retention = retention
+
+            def forward(self, x: Tensor) -> Tensor:
+                y: Tensor = retention(x, positions(x.shape[1], **options), **options)
+                return y
+
+        if chunkwise and at.length % CHUNK:
+            raise Unavailable(f"the authors' chunkwise form needs a multiple of {CHUNK} tokens")
+        layer, x = Layer().to(at.device), torch.randn(at.batch_size, at.length, at.dim, device=at.device)
+        if at.compiled:
+            layer.compile()
+        return Work(forward_and_backward(layer, x, at), parameters(retention))
+
+    return prepare
+
+
+def _authors_layer(at: Setting) -> tuple[Any, Any]:
+    """Their layer, and what makes its positions; what their files import beside them is not used here."""
+    stand_ins: dict[str, dict[str, Any]] = {
+        "fairscale": {},
+        "fairscale.nn": {"checkpoint_wrapper": None, "wrap": None},
+        "timm": {},
+        "timm.models": {},
+        "timm.models.layers": {"drop_path": None},
+    }
+    added = [name for name in stand_ins if name not in sys.modules]
+    for name in added:
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__dict__.update(stand_ins[name])
+    try:
+        from torchscale.architecture.retnet import RetNetRelPos
+        from torchscale.component.multiscale_retention import MultiScaleRetention
+    finally:
+        for name in added:
+            del sys.modules[name]
+    args = SimpleNamespace(
+        decoder_embed_dim=at.dim,
+        decoder_retention_heads=HEADS,
+        recurrent_chunk_size=CHUNK,
+        layernorm_eps=1e-6,
+        multiway=False,
+    )
+    return MultiScaleRetention(args, at.dim, 2 * at.dim, HEADS), RetNetRelPos(args).to(at.device)
+
+
+def fla_layer(what: What, at: Setting) -> Work:
+    """flash-linear-attention's retention layer, on CUDA."""
+    from fla.layers import MultiScaleRetention
+
+    if what != "train":
+        raise Unavailable("only the training of flash-linear-attention's layer is measured")
+    layer = MultiScaleRetention(hidden_size=at.dim, num_heads=HEADS, expand_k=1.0, expand_v=2.0).to(at.device)
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.retention = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = layer(x)[0]
+            return y
+
+    x = torch.randn(at.batch_size, at.length, at.dim, device=at.device)
+    return Work(forward_and_backward(Layer(), x, at), parameters(layer))

@@ -1,0 +1,164 @@
+"""What is timed: a step of training, the reading of a prompt, or one more token, of a layer or of a whole model."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mixers.model import LanguageModel, MixerFactory
+
+What = Literal["train", "prefill", "decode"]
+
+PIECE = 1024  # tokens read at once on the way to a long context
+
+
+class Setting(NamedTuple):
+    """Where on its curve something is measured.
+
+    Half precision is autocast over float32 weights in training, and weights of that dtype elsewhere.
+    """
+
+    length: int  # tokens trained on, read, or already read
+    batch_size: int = 1
+    dim: int = 1024
+    depth: int = 16  # of a model; a layer has none
+    vocab_size: int = 50257  # likewise
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+    compiled: bool = False
+
+
+class Work(NamedTuple):
+    """Something to time."""
+
+    run: Callable[[], object]
+    parameters: int
+    state_bytes: int | None = None  # for each sequence, after `length` tokens
+
+
+Subject = Callable[[What, Setting], Work]  # prepares the work, outside of the measured time
+
+
+class Unavailable(Exception):
+    """A subject cannot do what is asked; the message says why."""
+
+
+class _Recurrent(Protocol):
+    def initial_state(self, batch: int) -> Any: ...
+    def extend(self, x: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+
+
+def layer(build: MixerFactory) -> Subject:
+    """A mixer alone; training is forward and backward, for all its gradients."""
+
+    def prepare(what: What, at: Setting) -> Work:
+        mixer = build(at.dim).to(at.device)
+        size = (at.batch_size, at.length, at.dim)
+        if what == "train":
+            x = torch.randn(size, device=at.device)
+            return Work(forward_and_backward(_compiled(mixer, at), x, at), parameters(mixer))
+
+        def draw(length: int) -> Tensor:
+            return torch.randn(at.batch_size, length, at.dim, device=at.device, dtype=at.dtype)
+
+        return _reading(mixer.to(at.dtype), draw, what, at)
+
+    return prepare
+
+
+def model(build: MixerFactory) -> Subject:
+    """The language model made of a mixer; training is a whole step, with AdamW's."""
+
+    def prepare(what: What, at: Setting) -> Work:
+        made = LanguageModel(build, vocab_size=at.vocab_size, dim=at.dim, depth=at.depth).to(at.device)
+
+        def draw(length: int) -> Tensor:
+            return torch.randint(at.vocab_size, (at.batch_size, length), device=at.device)
+
+        if what == "train":
+            rows = draw(at.length + 1)
+            for block in made.blocks:
+                _compiled(block, at)
+            return Work(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), at), parameters(made))
+        return _reading(made.to(at.dtype), draw, what, at)
+
+    return prepare
+
+
+def forward_and_backward(module: nn.Module, x: Tensor, at: Setting) -> Callable[[], object]:
+    """A layer's training without an optimizer."""
+    direction = torch.randn_like(x)
+
+    def run() -> None:
+        module.zero_grad()
+        with autocast(at):
+            y = module(x.detach().requires_grad_())
+        y.backward(direction.to(y.dtype))
+
+    return run
+
+
+def step(module: nn.Module, loss: Callable[[], Tensor], at: Setting) -> Callable[[], object]:
+    """A step of a model's training."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=at.device.type in ("cpu", "cuda"))
+
+    def run() -> None:
+        with autocast(at):
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def _reading(module: nn.Module, draw: Callable[[int], Tensor], what: What, at: Setting) -> Work:
+    """Reading a prompt in one piece, or one token after it."""
+    recurrent: _Recurrent = module.eval()  # type: ignore[assignment]
+    if what == "prefill":
+        with torch.inference_mode():
+            x = draw(at.length)
+            state = recurrent.initial_state(at.batch_size)
+        extend = torch.compile(recurrent.extend) if at.compiled else recurrent.extend
+        return Work(inferring(lambda: extend(x, state)), parameters(module))
+
+    with torch.inference_mode():
+        state = recurrent.initial_state(at.batch_size)
+        for start in range(0, at.length, PIECE):
+            state = recurrent.extend(draw(min(PIECE, at.length - start)), state)[1]
+        token = draw(1)
+    size = state_bytes(state) // at.batch_size
+    extend = torch.compile(recurrent.extend) if at.compiled else recurrent.extend
+
+    def run() -> None:
+        nonlocal state
+        state = extend(token, state)[1]
+
+    return Work(inferring(run), parameters(module), size)
+
+
+def inferring(run: Callable[[], object]) -> Callable[[], object]:
+    return torch.inference_mode()(run)
+
+
+def _compiled(module: nn.Module, at: Setting) -> nn.Module:
+    if at.compiled:
+        module.compile()
+    return module
+
+
+def autocast(at: Setting) -> AbstractContextManager[object]:
+    """Autocast where training is in half precision."""
+    return nullcontext() if at.dtype == torch.float32 else torch.autocast(at.device.type, at.dtype)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def state_bytes(state: Any) -> int:
+    """What a state holds, not counting room beside it."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(state))
