@@ -15,6 +15,7 @@ from lit_modules.factories import as_config
 from lit_modules.metrics import TokenLoss, bits_per_byte
 from lit_modules.optimizer import Schedule, lr_factor, parameter_groups
 from mixers import LanguageModel
+from mixers.ops.compiled import no_compiler
 
 REBUILD = "pytorch_lightning.cli.instantiate_module"  # what load_from_checkpoint builds from plain config with
 
@@ -31,6 +32,8 @@ class LitLanguageModel(pl.LightningModule):
         weight_decay: AdamW's weight decay, applied to matrices but not to embeddings.
         betas: AdamW's decay rates of the gradient's mean and of its square.
         seed: Seed of the dropout.
+        compile: Whether torch.compile makes the blocks faster, which takes a minute or more at the start; on a CPU it
+            needs a C++ compiler.
         model: What the model is made of.
     """
 
@@ -45,6 +48,7 @@ class LitLanguageModel(pl.LightningModule):
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.98),
         seed: int = 0,
+        compile: bool = False,
         **model: Any,
     ):
         super().__init__()
@@ -57,10 +61,19 @@ class LitLanguageModel(pl.LightningModule):
             "weight_decay": weight_decay,
             "betas": list(betas),
             "seed": seed,
+            "compile": compile,
         }
         self.model = LanguageModel(**model)
         self.save_hyperparameters(as_config({**options, **model, "_instantiator": REBUILD}))
         self.val_loss = TokenLoss()
+
+    def configure_model(self) -> None:
+        if not self.hparams["compile"]:
+            return
+        if objection := no_compiler(self.trainer.strategy.root_device):
+            raise ValueError(f"compile=True cannot be: {objection}.")
+        for block in self.model.blocks:
+            block.compile()  # in place, so that the weights keep their names
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean nats per token over rows of tokens (batch, time + 1): each predicts the next."""

@@ -111,3 +111,17 @@ def test_a_mixer_is_told_its_place():
 
     model = LanguageModel(Placed, vocab_size=10, dim=32, depth=3)
     assert [block.mixer.told for block in model.blocks] == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_recomputing_blocks_changes_nothing_and_keeps_less():
+    ids, results = torch.randint(50, (2, 40)), {}
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = LanguageModel(Retention, vocab_size=50, dim=32, depth=3, dropout=0.1, recompute=recompute).double()
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):  # noqa: B023
+            loss = model.loss(ids[:, :-1], ids[:, 1:])
+        loss.backward()
+        results[recompute] = [loss.detach(), *(p.grad for p in model.parameters())], sum(kept)
+    assert_close(results[True][0], results[False][0], rtol=0, atol=0)
+    assert results[True][1] < results[False][1] / 2

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mixers.decoder import Decoder
 from mixers.model import LanguageModel, MixerFactory
 
 What = Literal["train", "prefill", "decode"]
@@ -28,7 +29,7 @@ class Setting(NamedTuple):
     vocab_size: int = 50257  # likewise
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
-    compiled: bool = False
+    compiled: bool = False  # by torch.compile; a model's decoding on CUDA is captured as a graph instead
 
 
 class Work(NamedTuple):
@@ -131,6 +132,9 @@ def _reading(module: nn.Module, draw: Callable[[int], Tensor], what: What, at: S
             state = recurrent.extend(draw(min(PIECE, at.length - start)), state)[1]
         token = draw(1)
     size = state_bytes(state) // at.batch_size
+    if at.compiled and at.device.type == "cuda" and isinstance(module, LanguageModel):
+        decoder, ids = Decoder(module, state), token[:, 0]
+        return Work(inferring(lambda: decoder(ids)), parameters(module), size)
     extend = torch.compile(recurrent.extend) if at.compiled else recurrent.extend
 
     def run() -> None:
