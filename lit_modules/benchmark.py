@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
 from lit_modules.factories import as_config, complete
@@ -36,9 +35,7 @@ def benchmark(
     repeats: int,
     folder: Path,
 ) -> None:
-    """Measures mixers and peers at settings; rows are kept as they come, so that a stop loses none."""
-    from lit_modules import curves  # matplotlib is slow to load, and no other command draws
-
+    """Measures mixers and peers at settings."""
     made, mixers = model if whole_model else layer, mixers or list(available().values())
     for mixer in mixers:
         with torch.device("meta"):
@@ -46,14 +43,33 @@ def benchmark(
     subjects: dict[str, Subject] = {label(mixer): made(mixer) for mixer in mixers}
     if with_peers:
         subjects |= peers(whole_model, settings[0].device)
-    folder.mkdir(parents=True)
+    title = f"{what}, {'whole model' if whole_model else 'one layer'}"
+    record(what, subjects, settings, title=title, rounds=rounds, repeats=repeats, folder=folder)
+
+
+def record(
+    what: What,
+    subjects: dict[str, Subject],
+    settings: Sequence[Setting],
+    *,
+    title: str,
+    rounds: int,
+    repeats: int,
+    folder: Path,
+) -> None:
+    """Measures subjects at settings into a folder; rows are kept as they come, so that a stop loses none."""
+    from lit_modules import curves  # matplotlib is slow to load, and no other command draws
+
     about, rows = machine(settings[0].device), []
-    rank_zero_info(f"{what} of {'models' if whole_model else 'layers'} on {about['device']}, torch {about['torch']}")
+    title = f"{title}, {str(settings[0].dtype).removeprefix('torch.')}, {about['device']}"
+    folder.mkdir(parents=True)
+    print(f"{title}, torch {about['torch']}\n{_line(HEADINGS)}", flush=True)
+    turns = len(settings) * rounds * len(subjects)
     with (
         (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file,
-        tqdm(total=len(settings) * rounds * len(subjects), unit="turn", leave=False, disable=None) as bar,
+        tqdm(total=turns, unit="turn", leave=False, disable=None) as bar,
     ):
-        writer = csv.DictWriter(file, [*_record(Row(what, "", settings[0]), whole_model), *about])
+        writer = csv.DictWriter(file, [*_record(Row(what, "", settings[0])), *about])
         writer.writeheader()
 
         def progress(name: str) -> None:
@@ -61,14 +77,12 @@ def benchmark(
             bar.update()
 
         for row in measure(what, subjects, settings, rounds=rounds, repeats=repeats, progress=progress):
-            writer.writerow(_record(row, whole_model) | about)
-            file.flush()
             rows.append(row)
+            writer.writerow(_record(row) | about)
+            file.flush()
             with bar.external_write_mode():
-                if len(rows) == 1:
-                    print(_line(HEADINGS), flush=True)
                 print(_line(_shown(row)), flush=True)
-    curves.draw(rows, folder / "curves.png", title=f"{what}, {'model' if whole_model else 'layer'}, {about['device']}")
+    curves.draw(rows, folder / "curves.png", title=title)
 
 
 def check(**numbers: Sequence[int]) -> None:
@@ -125,7 +139,7 @@ def utilisation(row: Row) -> float | None:
     return row.flops / row.seconds / peak if peak else None
 
 
-def _record(row: Row, whole_model: bool) -> dict[str, Any]:
+def _record(row: Row) -> dict[str, Any]:
     """A row of the CSV."""
     at = row.setting
     measured = {name: value for name, value in row._asdict().items() if name not in ("what", "subject", "setting")}
@@ -135,8 +149,8 @@ def _record(row: Row, whole_model: bool) -> dict[str, Any]:
         "length": at.length,
         "batch_size": at.batch_size,
         "dim": at.dim,
-        "depth": at.depth if whole_model else "",
-        "vocab_size": at.vocab_size if whole_model else "",
+        "depth": at.depth,
+        "vocab_size": at.vocab_size,
         "dtype": str(at.dtype).removeprefix("torch."),
         "compiled": at.compiled,
         **{name: "" if value is None else value for name, value in measured.items()},

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from mixers.decoder import Decoder
 from mixers.model import LanguageModel, MixerFactory
+from mixers.ops import OPS
 
 What = Literal["train", "prefill", "decode"]
 
@@ -85,6 +86,26 @@ def model(build: MixerFactory) -> Subject:
                 _compiled(block, at)
             return Work(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), at), parameters(made))
         return _reading(made.to(at.dtype), draw, what, at)
+
+    return prepare
+
+
+def op(name: str, implementation: str) -> Subject:
+    """An implementation of an op, forward and backward for all its gradients."""
+
+    def prepare(what: What, at: Setting) -> Work:
+        if what != "train":
+            raise Unavailable("an op alone is only trained")
+        arguments, chosen = OPS[name].examples(at.length, at.dim, at.dtype, at.device), OPS[name][implementation]
+        if objection := chosen.objection(*arguments):
+            raise Unavailable(objection)
+        wanted = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        directions = [torch.randn_like(output) for output in pytree.tree_leaves(chosen.run(*arguments))]
+
+        def run() -> None:
+            torch.autograd.grad(pytree.tree_leaves(chosen.run(*arguments)), wanted, directions)
+
+        return Work(run, 0)
 
     return prepare
 
