@@ -9,6 +9,7 @@ import csv
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -75,6 +76,16 @@ FLOOR = {
     "attention": "the others' and attention",
     "hyena": "the others' and transforms",
 }
+
+
+def chunks(at: Setting, folder: Path, small: bool) -> None:
+    """Retention's training with chunks of several sizes, at the paper's width and at that of the small run."""
+    subjects = {str(size): layer(partial(Retention, chunk_size=size)) for size in (64, 128, 256, 512)}
+    for dim, length, batch_size in ((at.dim, 2 * at.length, 1), (at.dim // 4, at.length // 8, 8)):
+        for dtype in (torch.float32, torch.bfloat16):
+            here = [at._replace(dim=dim, length=length, batch_size=batch_size, dtype=dtype)]
+            place = folder / f"{dim}_{str(dtype).removeprefix('torch.')}"
+            record("train", subjects, here, title="train, chunks", rounds=5, repeats=2, folder=place)
 
 
 def curves(at: Setting, folder: Path, small: bool) -> None:
@@ -155,6 +166,7 @@ def large(at: Setting, folder: Path, small: bool) -> None:
 
 PARTS: dict[str, Callable[[Setting, Path, bool], None]] = {
     "floors": floors,
+    "chunks": chunks,
     "curves": curves,
     "training": training,
     "decoding": decoding,

@@ -59,10 +59,8 @@ class Decoder:
 
     def _step(self) -> None:
         assert self._token is not None
-        logits, after = self._model.extend(self._token[:, None], self._states)
-        if self._logits is None:
-            self._logits = torch.empty_like(logits[:, -1])
-        self._logits.copy_(logits[:, -1])
+        logits, after = self._model.read(self._token[:, None], self._states)
+        self._logits = logits.clone() if self._logits is None else self._logits.copy_(logits)
         pytree.tree_map(lambda mine, new: mine.copy_(new), self._states, after)
 
     def _capture(self) -> None:

@@ -81,8 +81,8 @@ class LinearAttention(Mixer[LinearAttentionState]):
         phi = FEATURE_MAPS[self.feature_map]
         no_decay = x.new_zeros(self.num_heads, dtype=state_dtype(self.q_proj.weight))
         o, weight, memory = decayed_attention(phi(q), phi(k), v, no_decay, memory, self.chunk_size)
-        y = (o / (weight + EPSILON)[..., None]).transpose(1, 2).flatten(2).to(v.dtype)
-        return self.out_proj(y), memory
+        y = o * (weight + EPSILON).reciprocal()[..., None].to(o.dtype)
+        return self.out_proj(y.transpose(1, 2).flatten(2)), memory
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -1,6 +1,7 @@
 """What the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
 
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -48,18 +49,28 @@ def test_every_config_trains(config, folder, capsys):
 def test_every_command_of_the_readme_runs(folder, capsys):
     lines = re.findall(r"^python cli\.py .*$", README, re.MULTILINE)
     commands = [shlex.split(line, comments=True)[2:] for line in lines]
-    assert [command[0] for command in commands] == ["fit", "fit", "fit", "fit", "generate", "validate"]
+    kinds = ["fit", "fit", "fit", "fit", "generate", "validate", "benchmark"]
+    assert [command[0] for command in commands] == kinds
     for command in commands:
         if any(".help" in word for word in command):
             with pytest.raises(SystemExit, match=r"^0$"):
                 main(command)
         elif command[0] == "fit":
             main([*command, *SMALL, "--data.corpus=corpus.txt"])
+        elif command[0] == "benchmark":
+            main([*command, "--lengths=[16]", "--dim=64", "--rounds=1", "--repeats=1"])
         else:
             main([*command, "--trainer.accelerator=cpu"])
     shown = capsys.readouterr().out
     assert "filter_frequency" in shown
     assert "My fellow citizens" in shown
+
+
+@pytest.mark.parametrize("part", ["floors", "training", "constancy", "large"])
+def test_what_the_performance_page_shows_can_be_measured(part, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["measure.py", str(tmp_path / "out"), "--small", "--parts", part])
+    runpy.run_path(str(PROJECT / "docs" / "measure.py"), run_name="__main__")
+    assert list((tmp_path / "out" / part).rglob("rows.csv"))
 
 
 def test_the_code_of_the_readme_runs():

@@ -1,5 +1,7 @@
 """A run: what it leaves behind, what it shows, and the choices it makes."""
 
+import shutil
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,27 @@ def test_without_a_terminal_there_is_a_line_for_each_tenth_and_each_validation(
     assert {line.split(":")[0] for line in lines} == {f"step {step} of 20" for step in tenths | validations}
     assert all("loss" in line and "tokens/s" in line for line in lines)
     assert "validation perplexity" in lines[-1]
+
+
+class TestCompile:
+    @pytest.fixture(autouse=True)
+    def without_a_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What torch.compile would make is run as it is: whether blocks are compiled is what matters here."""
+        monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+
+    def test_a_compiled_run_has_the_same_weights_under_the_same_names(self, tmp_path: Path) -> None:
+        weights = []
+        for compile in (False, True):
+            data = text(tmp_path)
+            module = model(data, dropout=0.0, compile=compile)
+            trainer(tmp_path, max_steps=3).fit(module, datamodule=data)
+            assert all((block._compiled_call_impl is not None) is compile for block in module.model.blocks)
+            weights.append(module.state_dict())
+        assert weights[0].keys() == weights[1].keys()
+        torch.testing.assert_close(weights[1], weights[0])
+
+    def test_without_a_compiler_it_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        data = text(tmp_path)
+        with pytest.raises(ValueError, match="compile=True cannot be: there is no C"):
+            trainer(tmp_path, max_steps=3).fit(model(data, compile=True), datamodule=data)

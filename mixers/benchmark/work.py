@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +46,6 @@ Subject = Callable[[What, Setting], Work]  # prepares the work, outside of the m
 
 class Unavailable(Exception):
     """A subject cannot do what is asked; the message says why."""
-
-
-class _Recurrent(Protocol):
-    def initial_state(self, batch: int) -> Any: ...
-    def extend(self, x: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
 
 def layer(build: MixerFactory) -> Subject:
@@ -139,28 +134,28 @@ def step(module: nn.Module, loss: Callable[[], Tensor], at: Setting) -> Callable
 
 def _reading(module: nn.Module, draw: Callable[[int], Tensor], what: What, at: Setting) -> Work:
     """Reading a prompt in one piece, or one token after it."""
-    recurrent: _Recurrent = module.eval()  # type: ignore[assignment]
+    recurrent: Any = module.eval()
+    advance: Callable[[Tensor, Any], tuple[Tensor, Any]] = getattr(recurrent, "read", recurrent.extend)
+    faster = torch.compile(advance) if at.compiled else advance
     if what == "prefill":
         with torch.inference_mode():
             x = draw(at.length)
             state = recurrent.initial_state(at.batch_size)
-        extend = torch.compile(recurrent.extend) if at.compiled else recurrent.extend
-        return Work(inferring(lambda: extend(x, state)), parameters(module))
+        return Work(inferring(lambda: faster(x, state)), parameters(module))
 
     with torch.inference_mode():
         state = recurrent.initial_state(at.batch_size)
         for start in range(0, at.length, PIECE):
-            state = recurrent.extend(draw(min(PIECE, at.length - start)), state)[1]
+            state = advance(draw(min(PIECE, at.length - start)), state)[1]
         token = draw(1)
     size = state_bytes(state) // at.batch_size
     if at.compiled and at.device.type == "cuda" and isinstance(module, LanguageModel):
         decoder, ids = Decoder(module, state), token[:, 0]
         return Work(inferring(lambda: decoder(ids)), parameters(module), size)
-    extend = torch.compile(recurrent.extend) if at.compiled else recurrent.extend
 
     def run() -> None:
         nonlocal state
-        state = extend(token, state)[1]
+        state = faster(token, state)[1]
 
     return Work(inferring(run), parameters(module), size)
 
