@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from mixers.benchmark import Row
 
@@ -39,6 +39,7 @@ def _panel(axes: Axes, rows: Sequence[Row], field: str, name: str, unit: float) 
     lengths = sorted({row.setting.length for row in rows})
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=name)
     axes.set_xticks(lengths, labels=[f"{length:,}" for length in lengths])
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
     axes.minorticks_off()
     axes.grid(visible=True, alpha=0.3)
