@@ -1,42 +1,22 @@
 """Retention against the layer that the RetNet authors released, torchscale 0.3.0."""
 
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from mixers import Retention
+from mixers.benchmark.peers import authors_code
 
 TINY = 1e-12  # epsilon of both norms
 pytest.importorskip("torchscale", reason="needs the authors' layer: pip install --no-deps torchscale==0.3.0")
 
 
-@pytest.fixture(scope="module")
-def torchscale():
-    """The authors' two classes; what their files import beside them is not used here, so empty modules stand in."""
-    stand_ins = {
-        "fairscale": {},
-        "fairscale.nn": {"checkpoint_wrapper": None, "wrap": None},
-        "timm": {},
-        "timm.models": {},
-        "timm.models.layers": {"drop_path": None},
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, content in stand_ins.items():
-            module = ModuleType(name)
-            module.__dict__.update(content)
-            patch.setitem(sys.modules, name, module)
-        from torchscale.architecture.retnet import RetNetRelPos
-        from torchscale.component.multiscale_retention import MultiScaleRetention
-
-        yield SimpleNamespace(RetNetRelPos=RetNetRelPos, MultiScaleRetention=MultiScaleRetention)
-
-
 @pytest.fixture(params=[(64, 4), (96, 2), (256, 1)], ids=["4 heads", "2 heads", "1 head"])
-def layers(request, torchscale):
+def layers(request):
     """The authors' layer and what it needs to know of positions, and ours with its weights, in float64."""
+    layer_class, positions_class = authors_code()
     dim, num_heads = request.param
     torch.manual_seed(0)
     args = SimpleNamespace(
@@ -46,10 +26,10 @@ def layers(request, torchscale):
         layernorm_eps=TINY,
         multiway=False,
     )
-    theirs = torchscale.MultiScaleRetention(args, dim, 2 * dim, num_heads).double()
+    theirs = layer_class(args, dim, 2 * dim, num_heads).double()
     ours = Retention(dim, num_heads=num_heads, norm_eps=TINY, chunk_size=16).double()
     ours.load_state_dict(theirs.state_dict())
-    return theirs, torchscale.RetNetRelPos(args).double(), ours
+    return theirs, positions_class(args).double(), ours
 
 
 def test_their_weights_give_their_parallel_output(layers):

@@ -81,7 +81,15 @@ def authors(*, chunkwise: bool) -> Subject:
     def prepare(what: What, at: Setting) -> Work:
         if what != "train":
             raise Unavailable("only the training of the authors' layer is measured")
-        retention, positions = _authors_layer(at)
+        layer_class, positions_class = authors_code()
+        args = SimpleNamespace(
+            decoder_embed_dim=at.dim,
+            decoder_retention_heads=HEADS,
+            recurrent_chunk_size=CHUNK,
+            layernorm_eps=1e-6,
+            multiway=False,
+        )
+        retention, positions = layer_class(args, at.dim, 2 * at.dim, HEADS), positions_class(args).to(at.device)
         options = {"chunkwise_recurrent": True} if chunkwise else {}
 
         class Layer(nn.Module):
@@ -103,8 +111,11 @@ def authors(*, chunkwise: bool) -> Subject:
     return prepare
 
 
-def _authors_layer(at: Setting) -> tuple[Any, Any]:
-    """Their layer, and what makes its positions; what their files import beside them is not used here."""
+def authors_code() -> tuple[Any, Any]:
+    """The authors' classes MultiScaleRetention and RetNetRelPos.
+
+    What their files import beside them is not used for these two, so empty modules stand in.
+    """
     stand_ins: dict[str, dict[str, Any]] = {
         "fairscale": {},
         "fairscale.nn": {"checkpoint_wrapper": None, "wrap": None},
@@ -122,14 +133,7 @@ def _authors_layer(at: Setting) -> tuple[Any, Any]:
     finally:
         for name in added:
             del sys.modules[name]
-    args = SimpleNamespace(
-        decoder_embed_dim=at.dim,
-        decoder_retention_heads=HEADS,
-        recurrent_chunk_size=CHUNK,
-        layernorm_eps=1e-6,
-        multiway=False,
-    )
-    return MultiScaleRetention(args, at.dim, 2 * at.dim, HEADS), RetNetRelPos(args).to(at.device)
+    return MultiScaleRetention, RetNetRelPos
 
 
 def fla_layer(what: What, at: Setting) -> Work:
