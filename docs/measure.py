@@ -85,7 +85,7 @@ def chunks(at: Setting, folder: Path, small: bool) -> None:
         for dtype in (torch.float32, torch.bfloat16):
             here = [at._replace(dim=dim, length=length, batch_size=batch_size, dtype=dtype)]
             place = folder / f"{dim}_{str(dtype).removeprefix('torch.')}"
-            record("train", subjects, here, title="train, chunks", rounds=5, repeats=2, folder=place)
+            record("train", subjects, here, title="train, chunks", rounds=2, repeats=2, folder=place)
 
 
 def curves(at: Setting, folder: Path, small: bool) -> None:
