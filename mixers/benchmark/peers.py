@@ -1,6 +1,7 @@
 """Other people's layers and models, for comparison, where their packages are installed."""
 
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,6 +25,17 @@ from mixers.benchmark.work import (
 HEADS = 4  # of retention at width 1024, as in the paper
 LLAMA_HEADS = 8  # as many as our attention has
 CHUNK = 512  # recurrent_chunk_size of the authors' configuration
+
+
+class Called(nn.Module):
+    """A layer that is called in a way of its own."""
+
+    def __init__(self, layer: nn.Module, call: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.layer, self.call = layer, call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
 
 
 def peers(whole_model: bool, device: torch.device) -> dict[str, Subject]:
@@ -81,6 +93,8 @@ def authors(*, chunkwise: bool) -> Subject:
     def prepare(what: What, at: Setting) -> Work:
         if what != "train":
             raise Unavailable("only the training of the authors' layer is measured")
+        if chunkwise and at.length % CHUNK:
+            raise Unavailable(f"the authors' chunkwise form needs a multiple of {CHUNK} tokens")
         layer_class, positions_class = authors_code()
         args = SimpleNamespace(
             decoder_embed_dim=at.dim,
@@ -92,18 +106,8 @@ def authors(*, chunkwise: bool) -> Subject:
         retention, positions = layer_class(args, at.dim, 2 * at.dim, HEADS), positions_class(args).to(at.device)
         options = {"chunkwise_recurrent": True} if chunkwise else {}
 
-        class Layer(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.retention = retention
-
-            def forward(self, x: Tensor) -> Tensor:
-                y: Tensor = retention(x, positions(x.shape[1], **options), **options)
-                return y
-
-        if chunkwise and at.length % CHUNK:
-            raise Unavailable(f"the authors' chunkwise form needs a multiple of {CHUNK} tokens")
-        layer, x = Layer().to(at.device), torch.randn(at.batch_size, at.length, at.dim, device=at.device)
+        layer = Called(retention, lambda x: retention(x, positions(x.shape[1], **options), **options)).to(at.device)
+        x = torch.randn(at.batch_size, at.length, at.dim, device=at.device)
         if at.compiled:
             layer.compile()
         return Work(forward_and_backward(layer, x, at), parameters(retention))
@@ -144,14 +148,5 @@ def fla_layer(what: What, at: Setting) -> Work:
         raise Unavailable("only the training of flash-linear-attention's layer is measured")
     layer = MultiScaleRetention(hidden_size=at.dim, num_heads=HEADS, expand_k=1.0, expand_v=2.0).to(at.device)
 
-    class Layer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.retention = layer
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = layer(x)[0]
-            return y
-
     x = torch.randn(at.batch_size, at.length, at.dim, device=at.device)
-    return Work(forward_and_backward(Layer(), x, at), parameters(layer))
+    return Work(forward_and_backward(Called(layer, lambda x: layer(x)[0]), x, at), parameters(layer))

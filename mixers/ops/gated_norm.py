@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mixers.ops.op import Op, eager_on_cpu
-
-BLOCK = 2**18  # numbers that are worked on at once, of which a cache holds several such blocks
+from mixers.ops.op import Op, blocks, eager_on_cpu
 
 
 def reference(o: Tensor, floor: Tensor, gate: Tensor | None) -> Tensor:
@@ -90,13 +88,12 @@ class _Blocked(torch.autograd.Function):
 
 
 def _pieces(o: Tensor) -> list[slice]:
-    step = max(1, BLOCK // (o.shape[0] * o.shape[2] * o.shape[3]))
-    return [slice(start, start + step) for start in range(0, o.shape[1], step)]
+    return blocks(o.shape[1], o[:, :1].numel())
 
 
 def _scratch(o: Tensor) -> Tensor:
-    b, t, h, v = o.shape
-    return o.new_empty(b * min(t, max(1, BLOCK // (b * h * v))) * h * v)
+    """Room for the largest piece of o."""
+    return o.new_empty(max((o[:, at].numel() for at in _pieces(o)), default=0))
 
 
 def _for_each(scale: Tensor, o: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ R = TypeVar("R")
 
 TAKEN = ""  # what an implementation answers that has nothing against the arguments
 
+BLOCK = 2**18  # numbers that are worked on at once on a CPU
+
 
 @dataclass(frozen=True)
 class Implementation(Generic[R]):
@@ -82,6 +84,12 @@ class Op(Generic[R]):
             yield
         finally:
             self._chosen = before
+
+
+def blocks(length: int, numbers: int) -> list[slice]:
+    """Where to cut a length of tokens, which have so many numbers each, so that a cache holds several such pieces."""
+    step = max(1, BLOCK // numbers)
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def eager_on_cpu(*tensors: Tensor) -> str:

@@ -14,9 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mixers.ops.autocast import product_dtype
-from mixers.ops.op import Op, eager_on_cpu
-
-BLOCK = 2**18  # numbers that are worked on at once
+from mixers.ops.op import Op, blocks, eager_on_cpu
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Tensor:
@@ -90,5 +88,4 @@ def _earlier(x: Tensor, past: Tensor, start: int, stop: int, i: int) -> Tensor:
 
 
 def _pieces(x: Tensor) -> list[tuple[int, int]]:
-    step = max(1, BLOCK // (x.shape[0] * x.shape[2]))
-    return [(start, min(start + step, x.shape[1])) for start in range(0, x.shape[1], step)]
+    return [(at.start, at.stop) for at in blocks(x.shape[1], x[:, :1].numel())]
