@@ -19,8 +19,8 @@ class Text(LightningDataModule):
     """Language-model batches of any text: (batch, block_size + 1) token ids, of which [:, :-1] predict [:, 1:].
 
     Tokenizer and tokens are prepared once and kept in `cache_dir`. Documents follow each other, each closed by an
-    end-of-text token. Every tenth document is for validation; with fewer than ten documents it is the last tenth of
-    the text, cut at a line end. A data set's own validation split is used where it has one.
+    end-of-text token. Of ten documents one is for validation and one for the test; with fewer than ten it is the last
+    tenths of the text, cut at line ends. A data set's own splits are used where it has them.
 
     The training order depends on `seed` alone: it is the same on any number of processes and workers, and a resumed
     run goes on with the very next sample.

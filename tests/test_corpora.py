@@ -2,6 +2,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -23,6 +24,11 @@ def parts(corpus: Corpus) -> tuple[list[str], list[str]]:
     return list(corpus.documents("train")), list(corpus.documents("validation"))
 
 
+def all_of(corpus: Corpus) -> str:
+    """The whole text of a short corpus, in its order."""
+    return "".join(text for split in ("train", "test", "validation") for text in corpus.documents(split))
+
+
 def rows(tmp_path: Path, suffix: str, texts: list[str | None], field: str = "text") -> Path:
     path = tmp_path / f"rows{suffix}"
     if suffix == ".jsonl":
@@ -32,21 +38,24 @@ def rows(tmp_path: Path, suffix: str, texts: list[str | None], field: str = "tex
     return path
 
 
-def test_every_tenth_document_is_for_validation() -> None:
+def test_of_ten_documents_the_fifth_is_for_the_test_and_the_last_for_validation() -> None:
     documents = [f"document {index}" for index in range(31)]
-    splits = split_documents(lambda: documents)
-    assert list(splits["validation"]()) == ["document 9", "document 19", "document 29"]
-    assert sorted([*splits["train"](), *splits["validation"]()]) == sorted(documents)
+    splits = {name: list(part()) for name, part in split_documents(lambda: documents).items()}
+    assert splits["validation"] == ["document 9", "document 19", "document 29"]
+    assert splits["test"] == ["document 4", "document 14", "document 24"]
+    assert sorted(chain.from_iterable(splits.values())) == sorted(documents)
 
 
 @pytest.mark.parametrize(
     "documents", [["line of text\n" * 100], ["a\n" * 300, "b" * 50 + "\n", "c c\n" * 50], ["x" * 99]]
 )
-def test_the_last_tenth_of_a_few_documents_is_for_validation(documents: list[str]) -> None:
+def test_of_a_few_documents_the_last_two_tenths_of_the_text_are_held_out(documents: list[str]) -> None:
     splits = split_documents(lambda: documents)
-    train, validation = "".join(splits["train"]()), "".join(splits["validation"]())
-    assert train + validation == "".join(documents)
-    assert len(train) <= 0.9 * len(train + validation) < len(train) + 13
+    train, test, validation = ("".join(splits[name]()) for name in ("train", "test", "validation"))
+    assert train + test + validation == "".join(documents)
+    tenth = len("".join(documents)) / 10
+    assert len(train) == pytest.approx(8 * tenth, abs=13)
+    assert len(test) == pytest.approx(tenth, abs=13)
     assert train.endswith("\n") or "\n" not in documents[0]
 
 
@@ -55,6 +64,7 @@ def test_empty_documents_do_not_count() -> None:
     assert list(splits["validation"]()) == ["document 9"]
     few = split_documents(lambda: [*["some text\n" * 10] * 9, ""])
     assert "".join(few["validation"]()) == "some text\n" * 9
+    assert "".join(few["test"]()) == "some text\n" * 9
 
 
 def test_documents_are_read_one_at_a_time() -> None:
@@ -71,7 +81,7 @@ def test_sotu_is_the_corpus_that_results_are_about() -> None:
     digest = hashlib.sha256(whole.encode()).hexdigest()
     assert digest == "7805d126c71c276b990c7bf986ba846899d633ee67440dd3d7c8a9a0f7a01d9a"
     train, validation = parts(load("sotu"))
-    assert (len(train), len(validation)) == (214, 23)
+    assert (len(train), len(validation)) == (190, 23)
     assert sum(len(text.encode()) for text in validation) == pytest.approx(1.18e6, rel=0.01)
 
 
@@ -114,7 +124,7 @@ def test_a_text_file_is_one_document_or_several_between_separators(tmp_path: Pat
         f"\ufeffone {EOT} inline\n{EOT}\ntwo\nlines\n{EOT}\n \n{EOT}\n" + f"x\n{EOT}\n" * 8, encoding="utf-8"
     )
     train, validation = parts(load(path))
-    assert train == [f"one {EOT} inline\n", "two\nlines\n", *["x\n"] * 7]
+    assert train == [f"one {EOT} inline\n", "two\nlines\n", *["x\n"] * 6]
     assert validation == ["x\n"]
 
 
@@ -122,8 +132,7 @@ def test_a_folder_is_its_files_in_order_of_name(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     for name, text in (("b/2.txt", "second"), ("a.txt", "first"), ("c.txt", "third"), ("notes.md", "no")):
         (tmp_path / name).write_text(text * 20, encoding="utf-8")
-    train, validation = parts(load(tmp_path))
-    assert "".join(train + validation) == "first" * 20 + "second" * 20 + "third" * 20
+    assert all_of(load(tmp_path)) == "first" * 20 + "second" * 20 + "third" * 20
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -131,7 +140,7 @@ def test_a_row_is_a_document(tmp_path: Path, suffix: str) -> None:
     texts = [f"né {index}\n{EOT}\nstill the same" for index in range(20)]
     train, validation = parts(load(rows(tmp_path, suffix, [*texts, None, ""], field="body"), text_field="body"))
     assert validation == [texts[9], texts[19]]
-    assert train == texts[:9] + texts[10:19]
+    assert train == [text for index, text in enumerate(texts) if index % 10 not in (4, 9)]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -207,11 +216,18 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, datasets.Dataset]:
     return splits
 
 
-def test_a_data_set_keeps_its_own_validation_split(hub: dict[str, datasets.Dataset]) -> None:
-    hub["train"] = datasets.Dataset.from_dict({"text": [f"t{index}" for index in range(1500)]})
+def test_a_data_set_keeps_its_own_splits(hub: dict[str, datasets.Dataset]) -> None:
+    rows = [f"t{index}" for index in range(1500)]
+    hub["train"] = datasets.Dataset.from_dict({"text": rows})
     hub["validation"] = datasets.Dataset.from_dict({"text": ["v", "", None]})
     hub["extra"] = datasets.Dataset.from_dict({"other": ["x"]})
-    assert parts(load("owner/name:config")) == ([f"t{index}" for index in range(1500)], ["v"])
+    corpus = load("owner/name:config")
+    assert parts(corpus) == ([row for index, row in enumerate(rows) if index % 10 != 4], ["v"])
+    assert list(corpus.documents("test")) == rows[4::10]
+    hub["test"] = datasets.Dataset.from_dict({"text": ["e"]})
+    corpus = load("owner/name:config")
+    assert parts(corpus) == (rows, ["v"])
+    assert list(corpus.documents("test")) == ["e"]
 
 
 def test_a_data_set_without_one_is_split_by_document(hub: dict[str, datasets.Dataset]) -> None:

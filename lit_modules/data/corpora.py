@@ -1,7 +1,7 @@
 """Where documents come from, and how they are split: packaged corpora, local files, data sets of the Hub."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -14,7 +14,10 @@ from lit_modules.data.readers import READERS, check_field, read_files, read_rows
 
 Documents = Callable[[], Iterable[str]]
 
-PERIOD = 10  # every tenth document is for validation, or a tenth of the text if there are fewer documents
+# Of every ten documents one is for validation and one for the test; of fewer documents, the last tenths of the text.
+PERIOD = 10
+HELD_OUT = {9: "validation", 4: "test"}  # places in ten
+SHARES = {"train": PERIOD - len(HELD_OUT), "test": 1, "validation": 1}  # tenths of a short text, in its order
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Corpus:
     Args:
         name: What the user called it.
         key: A digest that changes whenever the documents do.
-        splits: For each of "train" and "validation", what gives its documents, each time anew.
+        splits: For each of "train", "validation" and "test", what gives its documents, each time anew.
     """
 
     name: str
@@ -75,35 +78,54 @@ def load_corpus(name: str, *, text_field: str = "text", cache_dir: Path) -> Corp
     return _on_the_hub(name, text_field, cache_dir)
 
 
-def split_documents(documents: Documents) -> dict[str, Documents]:
-    """Every tenth document for validation, the rest for training.
+def split_documents(documents: Documents, missing: Collection[str] = ("validation", "test")) -> dict[str, Documents]:
+    """Of every ten documents the fifth for the test and the last for validation, the rest for training.
 
-    With fewer than ten documents, the last tenth of the text is for validation, cut at a line end where there is one.
+    With fewer than ten documents, the last tenth of the text is for validation and the one before it for the test, cut
+    at a line end where there is one.
+
+    Args:
+        documents: Gives all of them.
+        missing: The splits wanted beside training, of "validation" and "test".
     """
-    return {split: partial(_part, documents, split) for split in ("train", "validation")}
+    return {split: partial(_part, documents, missing, split) for split in SHARES if split in ("train", *missing)}
 
 
-def _part(documents: Documents, split: str) -> Iterator[str]:
-    return (document for owner, document in _dealt(_with_text(documents())) if owner == split)
+def _part(documents: Documents, missing: Collection[str], split: str) -> Iterator[str]:
+    return (document for owner, document in _dealt(_with_text(documents()), missing) if owner == split)
 
 
 def _with_text(documents: Iterable[str]) -> Iterator[str]:
     return (document for document in documents if document and not document.isspace())
 
 
-def _dealt(documents: Iterator[str]) -> Iterator[tuple[str, str]]:
+def _dealt(documents: Iterator[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
     """Pairs of a split and a document of it."""
     first = list(islice(documents, PERIOD))
-    if len(first) == PERIOD:
-        for index, document in enumerate(chain(first, documents)):
-            yield "validation" if index % PERIOD == PERIOD - 1 else "train", document
+    if len(first) < PERIOD:
+        yield from _cut(first, missing)
         return
-    room = sum(map(len, first)) * (PERIOD - 1) // PERIOD  # characters for training, still to come
-    for document in first:
-        cut = len(document) if len(document) <= room else document.rfind("\n", 0, room) + 1 or room
-        yield "train", document[:cut]
-        yield "validation", document[cut:]
-        room -= min(room, len(document))
+    for index, document in enumerate(chain(first, documents)):
+        owner = HELD_OUT.get(index % PERIOD, "train")
+        yield owner if owner in missing else "train", document
+
+
+def _cut(documents: list[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
+    """`_dealt` of a short text, in its order."""
+    shares = {split: share for split, share in SHARES.items() if split in missing}
+    shares = {"train": PERIOD - sum(shares.values()), **shares}
+    total = sum(map(len, documents))
+    rooms = [(split, total * share // PERIOD) for split, share in shares.items()]
+    rooms[-1] = (rooms[-1][0], total)  # and what rounding left
+    split, room = rooms.pop(0)
+    for document in documents:
+        while len(document) > room and rooms:
+            cut = document.rfind("\n", 0, room) + 1 or room
+            yield split, document[:cut]
+            document = document[cut:]
+            split, room = rooms.pop(0)
+        yield split, document
+        room -= len(document)
 
 
 def _packaged(name: str) -> Corpus:
@@ -145,10 +167,12 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
     if "train" not in found:
         raise ValueError(f"corpus={name!r} has no split named 'train', only {', '.join(found)}: choose another.")
     own: dict[str, Documents] = {}
-    for split in found.keys() & {"train", "validation"}:
+    for split in found.keys() & SHARES.keys():
         check_field(found[split].column_names, text_field, f"corpus={name!r}")
         own[split] = partial(read_rows, found[split], text_field, f"corpus={name!r}")
-    splits = own if "validation" in own else split_documents(own["train"])
+    splits = split_documents(own["train"], SHARES.keys() - own.keys()) | {
+        split: documents for split, documents in own.items() if split != "train"
+    }
     # The folders that the library prepares rows in are named after the data set's revision on the Hub.
     prepared = [
         "/".join(Path(file["filename"]).parts[-4:]) for split in sorted(own) for file in found[split].cache_files

@@ -9,7 +9,7 @@ from lit_modules.data.corpora import Corpus, load_corpus
 from lit_modules.data.token_file import TokenFile, token_file
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, read_tokenizer, train_bpe
 
-LAYOUT = "1"  # part of every name in the cache: to be raised when cleaning, splitting or the files change
+LAYOUT = "2"  # part of every name in the cache: to be raised when cleaning, splitting or the files change
 
 
 class PreparedText:
@@ -64,6 +64,11 @@ class PreparedText:
     def validation(self) -> TokenFile:
         """The tokens of the validation split."""
         return self._tokens("validation")
+
+    @cached_property
+    def test(self) -> TokenFile:
+        """The tokens of the test split."""
+        return self._tokens("test")
 
     def _tokens(self, split: str) -> TokenFile:
         path = self._cached("tokens", self.corpus.key, split, self.tokenizer.to_json(), suffix=".bin")
