@@ -1,4 +1,4 @@
-"""The command line: `fit`, `validate`, `generate` and `benchmark`, over LightningCLI."""
+"""The command line over LightningCLI: Lightning's commands, and our own."""
 
 import sys
 import tomllib
@@ -22,6 +22,11 @@ from lit_modules.trainer import Trainer
 from mixers.benchmark import What
 
 RUNS = ("fit", "validate")  # the commands that take a model, data and a trainer
+OWN = ("generate", "benchmark", "compare")  # those that Lightning lacks
+FIRST: dict[str, tuple[str, Any, str]] = {
+    "benchmark": ("what", What, "A training step, the reading of a prompt, or one more token."),
+    "compare": ("study", str, "The study's YAML file: rows, seeds, and what all runs share."),
+}
 SEED = 42
 NO_SEED = -1
 
@@ -69,15 +74,14 @@ class CLI(LightningCLI):
                 "description": "Trains language models with any sequence mixer.",
                 "version": version(),
                 **{name: {**strict, **defaults} for name in RUNS},
-                "generate": strict,
-                "benchmark": strict,
+                **dict.fromkeys(OWN, strict),
             },
         )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         run = {name: LightningCLI.subcommands()[name] for name in RUNS}
-        return {**run, "generate": set(), "benchmark": set()}
+        return run | {name: set() for name in OWN}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Lightning's also takes a bool, of which `true` quietly means 0.
@@ -93,9 +97,10 @@ class CLI(LightningCLI):
             return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser = self.init_parser(**kwargs)
         parser.add_argument("--trainer.accelerator", type=str, default="auto", help="The hardware to run on.")
-        if subcommand == "benchmark":
-            parser.add_argument("what", type=What, help="A training step, the reading of a prompt, or one more token.")
-            added = ["what", *parser.add_method_arguments(klass, subcommand, skip={"what"})]
+        if subcommand in FIRST:  # said without its name
+            name, kind, meaning = FIRST[subcommand]
+            parser.add_argument(name, type=kind, help=meaning)
+            added = [name, *parser.add_method_arguments(klass, subcommand, skip={name})]
         else:
             added = parser.add_method_arguments(klass, subcommand, skip={"prompt", "stop"})
             # These can be given more than once, and are text even where they look like YAML.

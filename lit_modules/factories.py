@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from mixers import Mixer, available
+from mixers.model import MixerFactory
 
 
 def as_config(value: Any) -> Any:
@@ -27,6 +28,12 @@ def as_config(value: Any) -> Any:
     raise ValueError(
         f"{value!r} cannot be kept in a checkpoint: give a mixer class or functools.partial(MixerClass, option=value)."
     )
+
+
+def factory(config: str | dict[str, Any]) -> MixerFactory:
+    """The mixer factory of a config: a name, an import path, or `{class_path, init_args}`."""
+    found = complete({"class_path": config} if isinstance(config, str) else config)
+    return partial(found.cls, **found.options)
 
 
 class Complete(NamedTuple):

@@ -19,6 +19,7 @@ from lit_modules.benchmark import Dtype
 from lit_modules.callbacks.keep_last import KeepLast
 from lit_modules.callbacks.progress import Progress, Speed
 from lit_modules.callbacks.samples import Samples
+from lit_modules.compare.command import compare
 from lit_modules.language_model import LitLanguageModel
 from lit_modules.precision import best_precision
 from lit_modules.stream import Sampling, complete, stream
@@ -249,6 +250,27 @@ class Trainer(pl.Trainer):
             folder=folder,
         )
         print(f"table: {summary.shown(folder / 'rows.csv')}\npicture: {summary.shown(folder / 'curves.png')}")
+
+    def compare(
+        self,
+        study: str,
+        *,
+        folder: str | None = None,
+        rows: list[str] | None = None,
+        seeds: list[int] | None = None,
+    ) -> None:
+        """Trains and tests every row of a study with every seed, and writes a report of it.
+
+        What is finished already is left as it is, and what was begun goes on, so it can be stopped at any moment. Two
+        of these at once share the work.
+
+        Args:
+            study: The study's YAML file: rows, seeds, and what all runs share.
+            folder: Where to keep everything; by default runs/compare/ and the file's name.
+            rows: Do these rows only.
+            seeds: Do these seeds only.
+        """
+        compare(study, folder, rows, seeds, self.strategy.root_device)
 
     def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
         """TensorBoard in the folder of the run that goes on, or in a new one named after the mixer."""

@@ -2,6 +2,6 @@
 
 from mixers.benchmark.measure import Row, measure
 from mixers.benchmark.peers import peers
-from mixers.benchmark.work import Setting, Subject, What, layer, model, op
+from mixers.benchmark.work import Setting, Subject, What, language_model, layer, model, op
 
-__all__ = ["Row", "Setting", "Subject", "What", "layer", "measure", "model", "op", "peers"]
+__all__ = ["Row", "Setting", "Subject", "What", "language_model", "layer", "measure", "model", "op", "peers"]

@@ -68,9 +68,14 @@ def layer(build: MixerFactory) -> Subject:
 
 def model(build: MixerFactory) -> Subject:
     """The language model made of a mixer; training is a whole step, with AdamW's."""
+    return language_model(lambda at: LanguageModel(build, vocab_size=at.vocab_size, dim=at.dim, depth=at.depth))
+
+
+def language_model(make: Callable[[Setting], LanguageModel]) -> Subject:
+    """Any language model; training is a whole step, with AdamW's."""
 
     def prepare(what: What, at: Setting) -> Work:
-        made = LanguageModel(build, vocab_size=at.vocab_size, dim=at.dim, depth=at.depth).to(at.device)
+        made = make(at).to(at.device)
 
         def draw(length: int) -> Tensor:
             return torch.randint(at.vocab_size, (at.batch_size, length), device=at.device)

@@ -1,0 +1,1 @@
+"""Mixers trained alike, tested alike and reported together: the command `compare`."""

@@ -1,0 +1,175 @@
+"""Carrying out the runs of a study: each in a process of its own, so that one that fails takes nobody with it."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from lit_modules import checkpoint
+from lit_modules.compare.study import Options, Run, Study
+from lit_modules.data.cache import replace_text
+
+Status = Literal["waiting", "begun", "trained", "finished", "failed"]
+
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+MINUTE, HOUR = 60, 3600
+FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
+
+
+def carry_out(study: Study, runs: Sequence[Run], after_each: Callable[[], object]) -> None:
+    """Trains and tests what is not finished yet. A run that fails says so in its folder, and the next one begins.
+
+    Args:
+        study: What the runs are of.
+        runs: What to do.
+        after_each: Called after each run.
+
+    Raises:
+        ValueError: A run was begun with other options.
+    """
+    for run in runs:
+        _check_same(run)
+    todo = [run for run in runs if status(run) not in ("finished", "failed")]
+    print(f"{study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
+    start = time.monotonic()
+    for number, run in enumerate(todo):
+        print(f"\n{run.name} ({number + 1} of {len(todo)}){_left(start, number, len(todo))}", flush=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(run.folder / "lock", timeout=0):
+                _carry_out(run, study.test)
+        except Timeout:
+            print("another process is at it", flush=True)
+            continue
+        after_each()
+
+
+def status(run: Run) -> Status:
+    """How far a run has come, as its folder shows."""
+    if (run.folder / "failed.txt").is_file():
+        return "failed"
+    if (run.folder / "test" / "corpora.csv").is_file():
+        return "finished"
+    last = last_checkpoint(run)
+    if not last.is_file():
+        return "waiting"
+    step: int = checkpoint.load(last)["global_step"]
+    return "trained" if step >= run.options["trainer"]["max_steps"] else "begun"
+
+
+def last_checkpoint(run: Run) -> Path:
+    return run.folder / "checkpoints" / "last.ckpt"
+
+
+def why_it_failed(run: Run) -> str:
+    """One sentence; nothing if it did not fail."""
+    note = run.folder / "failed.txt"
+    return note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+
+
+def _carry_out(run: Run, test: Options) -> None:
+    options, last = run.folder / "options.yaml", last_checkpoint(run)
+    replace_text(options, yaml.safe_dump(run.options, sort_keys=False, allow_unicode=True))
+    if status(run) == "waiting":
+        _in_a_process(run, ["fit", f"--config={options}"])
+    elif status(run) == "begun":
+        _in_a_process(run, ["fit", f"--config={options}", f"--ckpt_path={last}"])
+    if status(run) == "trained":
+        asked = [f"--{name}={yaml.safe_dump(value, default_flow_style=True).strip()}" for name, value in test.items()]
+        _in_a_process(run, ["test", f"--ckpt_path={last}", *asked])
+
+
+def _in_a_process(run: Run, words: list[str]) -> None:
+    """Runs a command, and keeps the reason if it fails.
+
+    Raises:
+        KeyboardInterrupt: It was asked to stop.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(words, theirs))
+    process.start()
+    theirs.close()
+    try:
+        process.join()
+    except KeyboardInterrupt:  # Ctrl-C reaches the child as well: it saves and ends
+        process.join()
+        raise
+    reason = ours.recv() if ours.poll() else ""
+    if process.exitcode in INTERRUPTED:
+        raise KeyboardInterrupt
+    if process.exitcode and not reason:
+        reason = f"the process ended with {_meaning(process.exitcode)}"
+    if reason:
+        print(f"failed: {reason}", flush=True)
+        replace_text(run.folder / "failed.txt", reason + "\n")
+
+
+def _child(words: list[str], parent: Connection) -> None:
+    """A command; tells its parent why it failed, and stops when the parent is gone."""
+    from lit_modules.cli import CLI
+
+    threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
+    try:
+        CLI(words)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED[0])
+    except (torch.OutOfMemoryError, MemoryError):
+        parent.send("out of memory")
+        sys.exit(1)
+    except Exception as error:
+        out_of_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        parent.send("out of memory" if out_of_memory else f"{type(error).__name__}: {' '.join(str(error).split())}")
+        sys.exit(1)
+
+
+def _stop_with(parent: Connection) -> None:
+    """Asks this process to save and stop once the other end of the pipe is closed, however that came about."""
+    try:
+        parent.poll(None)
+        parent.recv()
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _meaning(exitcode: int) -> str:
+    if exitcode == -getattr(signal, "SIGKILL", 9):
+        return "SIGKILL, most likely for want of memory"
+    return signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"
+
+
+def _check_same(run: Run) -> None:
+    options = run.folder / "options.yaml"
+    if not options.is_file():
+        return
+    there, asked = _flat(yaml.safe_load(options.read_text(encoding="utf-8"))), _flat(run.options)
+    for name in {**there, **asked}.keys() - FOLDERS:
+        if there.get(name) != asked.get(name):
+            raise ValueError(
+                f"{name}={asked.get(name)!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
+                f"{there.get(name)!r}: delete that folder, or write another --folder."
+            )
+
+
+def _flat(options: Options, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _left(start: float, done: int, todo: int) -> str:
+    if not done:
+        return ""
+    seconds = (time.monotonic() - start) / done * (todo - done)
+    return f", about {seconds / HOUR:.1f} hours to go" if seconds > HOUR else f", about {seconds / MINUTE:.0f} minutes"

@@ -1,0 +1,107 @@
+"""The command `compare`: carries out a study, and reports what there is."""
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from lit_modules import checkpoint
+from lit_modules.benchmark import machine
+from lit_modules.compare import board, report, tables
+from lit_modules.compare.carry_out import carry_out, last_checkpoint, status
+from lit_modules.compare.cost import Cost, measure_costs, turns
+from lit_modules.compare.results import collect
+from lit_modules.compare.study import Study, read_study
+from lit_modules.compare.tables import Table
+from lit_modules.data.cache import replace_text
+from lit_modules.precision import best_precision
+from lit_modules.summary import shown
+
+
+def compare(
+    path: str, folder: str | None, rows: Sequence[str] | None, seeds: Sequence[int] | None, device: torch.device
+) -> None:
+    """Does what is left of a study's runs, and writes its report.
+
+    Args:
+        path: The study's file.
+        folder: Where to keep everything; by default runs/compare/ and the file's name.
+        rows: Do these rows only.
+        seeds: Do these seeds only.
+        device: Where cost is measured.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The study, or the options of one of its rows, is not right.
+    """
+    study = read_study(path, folder)
+    runs = study.runs(rows, seeds)
+    check(study)
+    carry_out(study, runs, lambda: _report(study, costs=None))
+    if all(status(run) in ("finished", "failed") for run in study.runs()):
+        _report(study, costs=_costs(study, device))
+    else:
+        _report(study, costs=None)
+
+
+def check(study: Study) -> None:
+    """Raises ValueError if a row's options are no options of `fit`, before hours are spent on the others."""
+    from lit_modules.cli import CLI
+
+    for row in study.rows:
+        complaint = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder:
+            options = Path(folder, "options.yaml")
+            options.write_text(yaml.safe_dump(study.run(row, study.seeds[0]).options), encoding="utf-8")
+            try:
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(complaint):
+                    CLI(["fit", f"--config={options}", "--print_config"])
+            except SystemExit as ended:
+                if ended.code:
+                    reason = complaint.getvalue().strip().removeprefix("error: ")
+                    raise ValueError(f"row {row!r} of {study.name}: {reason}") from None
+
+
+def _report(study: Study, costs: tuple[dict[str, Cost], dict[str, str]] | None) -> None:
+    rows = collect(study)
+    of_rows, measured_on = costs or ({}, {})
+    folder = report.write(study, rows, of_rows, measured_on)
+    board.write(study.folder / "tensorboard", rows, (folder / "report.md").read_text(encoding="utf-8"))
+    print(f"\n{_plain(tables.quality(study, rows))}\nreport: {shown(folder / 'index.html')}", flush=True)
+
+
+def _costs(study: Study, device: torch.device) -> tuple[dict[str, Cost], dict[str, str]]:
+    """The cost of every row, and what it was measured on; kept, so that a report written again has the same."""
+    kept = study.folder / "cost.json"
+    if kept.is_file():
+        return _from_json(kept.read_text(encoding="utf-8"))
+    finished = [run for run in study.runs() if status(run) == "finished"]
+    if not finished:
+        return {}, {}
+    vocab_size: int = checkpoint.load(last_checkpoint(finished[0]))["hyper_parameters"]["vocab_size"]
+    dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
+    with tqdm(total=turns(study), desc="cost", unit="turn", leave=False, disable=None) as bar:
+        costs = measure_costs(study, vocab_size, dtype, device, lambda _: bar.update())
+    measured_on = machine(device)
+    by_row = {row: cost._asdict() for row, cost in costs.items()}
+    replace_text(kept, json.dumps({"machine": measured_on, "rows": by_row}))
+    return costs, measured_on
+
+
+def _from_json(text: str) -> tuple[dict[str, Cost], dict[str, str]]:
+    content = json.loads(text)
+    return {row: Cost.of(cost) for row, cost in content["rows"].items()}, content["machine"]
+
+
+def _plain(table: Table) -> str:
+    """A table for a terminal."""
+    lines = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])] for name, *cells in lines)
+    return "\n".join("  ".join(line) for line in padded)

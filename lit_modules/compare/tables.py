@@ -1,0 +1,185 @@
+"""The tables of a report."""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_modules.compare.cost import Cost, Growth
+from lit_modules.compare.difference import Difference, difference, spread
+from lit_modules.compare.results import RowResult
+from lit_modules.compare.study import Study
+
+KIB, MIB = 2**10, 2**20
+MISSING = "–"
+
+
+class Table(NamedTuple):
+    """A table as it is read; the first column names the rows."""
+
+    title: str
+    note: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def quality(study: Study, rows: Sequence[RowResult]) -> Table:
+    """Loss on the test text of the training corpus, and how sure the differences are."""
+    corpora = tested_corpora(rows)
+    differences = to_the_first(rows)
+    lines = []
+    for row in rows:
+        if not row.results:
+            lines.append([row.name, state(row), *[MISSING] * 5])
+            continue
+        losses, apart = row.losses, spread(row.losses)
+        found = differences.get(row.name)
+        first = row.results[0].corpora[corpora[0]]
+        lines.append(
+            [
+                row.name,
+                f"{np.mean(losses):.4f}" + ("" if apart is None else f" ± {apart:.4f}"),
+                MISSING if found is None else f"{found.mean:+.4f}",
+                MISSING if found is None else f"{found.low:+.4f} to {found.high:+.4f}",
+                f"{np.exp(np.mean(losses)):.2f}",
+                f"{np.mean(losses) * first.bits_per_byte / first.loss:.4f}",
+                state(row),
+            ]
+        )
+    tokens = next((row.results[0].corpora[corpora[0]].tokens for row in rows if row.results), 0)
+    return Table(
+        title="Quality",
+        note=f"Nats a token over {tokens:,} tokens of the test split, which no run has read; mean ± standard deviation "
+        f"over seeds. Differences are to {study.first}, with the interval that covers 95 % of a paired bootstrap over "
+        "seeds and pieces of text: where it holds zero, this study does not tell the two apart.",
+        columns=["", "loss", "difference", "95 % interval", "perplexity", "bits per byte", "runs"],
+        rows=lines,
+    )
+
+
+def out_of_domain(rows: Sequence[RowResult]) -> Table | None:
+    """Perplexity on the other corpora."""
+    corpora = tested_corpora(rows)[1:]
+    if not corpora:
+        return None
+    first = next(row for row in rows if row.results).results[0]
+    lines = [
+        [row.name, *(f"{np.exp(row.on(corpus)):.1f} ({first_difference(rows, row, corpus)})" for corpus in corpora)]
+        for row in rows
+        if row.results
+    ]
+    return Table(
+        title="Other corpora",
+        note="Perplexity on text of other kinds, and in brackets the difference in nats a token to the first row. "
+        "Tokens read: " + ", ".join(f"{corpus} {first.corpora[corpus].tokens:,}" for corpus in corpora) + ".",
+        columns=["", *corpora],
+        rows=lines,
+    )
+
+
+def contexts(rows: Sequence[RowResult]) -> Table | None:
+    """Perplexity of the same last tokens by how much is read before them, as in the paper's appendix B."""
+    lengths = sorted(set(chain.from_iterable(result.contexts for row in rows for result in row.results)))
+    if not lengths:
+        return None
+    lines = [
+        [row.name, *(f"{np.exp(np.mean([result.contexts[n] for result in row.results])):.2f}" for n in lengths)]
+        for row in rows
+        if row.results
+    ]
+    return Table(
+        title="Longer contexts",
+        note="Perplexity of the same 128 tokens, the last of windows of the test text, by the tokens read in all.",
+        columns=["", *(f"{length:,}" for length in lengths)],
+        rows=lines,
+    )
+
+
+def prices(costs: dict[str, Cost], machine: dict[str, str]) -> Table:
+    """What each row's model costs."""
+    lines = [
+        [
+            row,
+            f"{cost.parameters:,}",
+            number(cost.tokens_per_second, "{:,.0f}"),
+            number(cost.peak_bytes, "{:,.0f}", MIB),
+            *(number(value, "{:,.0f}", KIB) for value in (cost.state_bytes.values[0], cost.state_bytes.values[-1])),
+            cost.note,
+        ]
+        for row, cost in costs.items()
+    ]
+    lengths = next(iter(costs.values())).state_bytes.lengths
+    return Table(
+        title="Cost",
+        note=f"A step of training as in the runs, the rows taking turns, on {machine['device']}, torch "
+        f"{machine['torch']}: median tokens a second, and peak memory beyond weights and optimizer. The state is that "
+        "of one sequence in float32.",
+        columns=["", "parameters", "tokens/s", "peak MiB", *(f"state KiB after {n:,}" for n in ends(lengths)), ""],
+        rows=lines,
+    )
+
+
+def the_papers_table(costs: dict[str, Cost], rows: Sequence[RowResult]) -> Table:
+    """The RetNet paper's Table 1, with measurements in the place of its marks."""
+    losses = {row.name: row.losses for row in rows}
+    lines = [
+        [
+            row,
+            number(cost.one_sequence, "× {:.2f}"),
+            f"{growth(cost.token_seconds, 1e-3, '{:.1f}')} ms",
+            growth(cost.state_bytes, KIB, "{:,.0f}") + " KiB",
+            number(cost.training_bytes.exponent, "{:.2f}"),
+            f"{np.exp(np.mean(losses[row])):.2f}" if losses[row] else MISSING,
+        ]
+        for row, cost in costs.items()
+    ]
+    lengths = ends(next(iter(costs.values())).state_bytes.lengths)
+    span = " → ".join(f"{length:,}" for length in lengths)
+    return Table(
+        title="The paper's Table 1, measured",
+        note="Training parallel along time: the time of one long sequence over that of as many tokens in short ones, "
+        f"about 1 where no token waits for the one before. Inference and state: one more token after {span} tokens. "
+        "Memory: the power of the length with which a training step's peak grows between the two longest lengths "
+        "(1 is linear, 2 quadratic).",
+        columns=["", "one sequence, time", "one more token", "state", "memory grows with length to the", "perplexity"],
+        rows=lines,
+    )
+
+
+def tested_corpora(rows: Sequence[RowResult]) -> list[str]:
+    """Those that every finished run was tested on, that of training first."""
+    tested = [list(result.corpora) for row in rows for result in row.results]
+    return [corpus for corpus in tested[0] if all(corpus in others for others in tested)] if tested else []
+
+
+def to_the_first(rows: Sequence[RowResult]) -> dict[str, Difference]:
+    """The difference of each other row to the first on the training corpus's test, where there is one."""
+    corpora = tested_corpora(rows)
+    found = {row.name: difference(row, rows[0], corpora[0]) for row in rows[1:] if row.results} if corpora else {}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def first_difference(rows: Sequence[RowResult], row: RowResult, corpus: str) -> str:
+    found = difference(row, rows[0], corpus) if row is not rows[0] else None
+    return MISSING if found is None else f"{found.mean:+.3f}"
+
+
+def state(row: RowResult) -> str:
+    """How many runs there are, and what became of the others."""
+    parts = [str(len(row.results)), *([f"{row.waiting} to do"] if row.waiting else []), *row.notes]
+    return "; ".join(parts)
+
+
+def number(value: float | None, how: str, unit: float = 1) -> str:
+    return MISSING if value is None else how.format(value / unit)
+
+
+def growth(quantity: Growth, unit: float, how: str) -> str:
+    """Both ends."""
+    first, last = (number(value, how, unit) for value in (quantity.values[0], quantity.values[-1]))
+    return f"{first} → {last}"
+
+
+def ends(lengths: Sequence[int]) -> tuple[int, int]:
+    return lengths[0], lengths[-1]
