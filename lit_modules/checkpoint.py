@@ -101,6 +101,11 @@ def run_folder(path: Path) -> Path | None:
     return path.parent.parent if path.parent.name == "checkpoints" else None
 
 
+def beside(path: Path) -> Path:
+    """Where the results of a checkpoint go: the folder of its run, or its own if it lies elsewhere."""
+    return run_folder(path) or path.parent
+
+
 def merged(saved: Saved, typed: Options) -> Options:
     """The options of a run that goes on from a checkpoint: what was typed, and for the rest what was saved.
 

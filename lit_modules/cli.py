@@ -21,7 +21,7 @@ from lit_modules.text import Text
 from lit_modules.trainer import Trainer
 from mixers.benchmark import What
 
-RUNS = ("fit", "validate")  # the commands that take a model, data and a trainer
+RUNS = ("fit", "validate", "test")  # the commands that take a model, data and a trainer
 OWN = ("generate", "benchmark", "compare")  # those that Lightning lacks
 FIRST: dict[str, tuple[str, Any, str]] = {
     "benchmark": ("what", What, "A training step, the reading of a prompt, or one more token."),
@@ -167,8 +167,14 @@ class CLI(LightningCLI):
         return {name: options[name] for name in self._subcommand_method_arguments[subcommand]}
 
     def before_validate(self) -> None:
+        self._need_checkpoint("validate")
+
+    def before_test(self) -> None:
+        self._need_checkpoint("test")
+
+    def _need_checkpoint(self, command: str) -> None:
         if self.saved is None:
-            raise ValueError("validate needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
+            raise ValueError(f"{command} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -103,6 +103,10 @@ class LitLanguageModel(pl.LightningModule):
         if (bytes_per_token := getattr(self.trainer.datamodule, "bytes_per_token", None)) is not None:  # type: ignore[attr-defined]
             self.log("val/bits_per_byte", bits_per_byte(loss, bytes_per_token).float())
 
+    def test_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Nats of each token that is predicted, (batch, time), which `Trainer.test` sums up."""
+        return self.model.losses(batch[:, :-1], batch[:, 1:])
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,

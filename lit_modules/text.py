@@ -111,6 +111,16 @@ class Text(LightningDataModule):
         return self._text.validation.bytes / self._text.validation.tokens
 
     @property
+    def test_file(self) -> TokenFile:
+        """The tokens of the test split."""
+        return self._text.test
+
+    def other_file(self, corpus: str, text_field: str) -> TokenFile:
+        """The tokens, by this text's tokenizer, of another corpus: of its own test split or else of all of it."""
+        cache_dir = str(self._text.cache_dir)
+        return PreparedText(corpus, text_field=text_field, tokenizer=self.tokenizer, cache_dir=cache_dir).unseen
+
+    @property
     def samples_seen(self) -> int:
         """Sequences trained on so far, by all processes together."""
         return self._resumed_samples + (self._batches - self._resumed_batches) * self.batch_size

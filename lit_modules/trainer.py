@@ -14,15 +14,17 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules import benchmark, checkpoint, summary
+from lit_modules import benchmark, checkpoint, score_tables, summary
 from lit_modules.benchmark import Dtype
 from lit_modules.callbacks.keep_last import KeepLast
 from lit_modules.callbacks.progress import Progress, Speed
 from lit_modules.callbacks.samples import Samples
 from lit_modules.compare.command import compare
+from lit_modules.evaluation import Evaluation, OtherText, Scores
 from lit_modules.language_model import LitLanguageModel
 from lit_modules.precision import best_precision
 from lit_modules.stream import Sampling, complete, stream
+from lit_modules.text import Text
 from mixers.benchmark import Setting, What
 from mixers.model import MixerFactory
 
@@ -155,6 +157,58 @@ class Trainer(pl.Trainer):
             model, dataloaders, str(path) if path else None, verbose, datamodule, weights_only=True
         )
         return [dict(result) for result in results]
+
+    def test(  # type: ignore[override]
+        self,
+        model: pl.LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | None = None,
+        verbose: bool = True,
+        datamodule: pl.LightningDataModule | None = None,
+        *,
+        corpora: list[str | OtherText] = [],  # noqa: B006  (jsonargparse shows and copies it)
+        contexts: list[int] = [512, 1024, 2048],  # noqa: B006
+        max_tokens: int | None = None,
+    ) -> list[dict[str, float]]:
+        """Measures a model on the test text and on other corpora, by position and by context.
+
+        Tables go to `test` in the folder of the run; corpora.csv is the last to be written.
+
+        Args:
+            model: The model.
+            dataloaders: Batches for a module's own `test_step`, instead of a data module.
+            ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
+            verbose: Whether to print the results.
+            datamodule: The data.
+            corpora: Other corpora, each a name as `--data.corpus` takes it or {corpus: NAME, text_field: FIELD}.
+            contexts: Tokens of context, for the perplexity of the last 128 of windows of the longest of them; that by
+                position is of the same windows.
+            max_tokens: Most tokens of each corpus to score, from its beginning; by default all.
+
+        Returns:
+            The metrics, in one dict for each corpus, that of the run first.
+        """
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        ckpt = str(path) if path else None
+        warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
+        if not isinstance(datamodule, Text):
+            if corpora or max_tokens is not None:
+                raise ValueError(f"corpora={corpora} and max_tokens={max_tokens} need the run's Text as datamodule.")
+            return [dict(r) for r in super().test(model, dataloaders, ckpt, verbose, datamodule, weights_only=True)]
+        if self.limit_test_batches != 1.0:
+            raise ValueError(
+                f"trainer.limit_test_batches={self.limit_test_batches} would leave out parts of the tables: set "
+                "max_tokens instead."
+            )
+        evaluation = Evaluation(datamodule, corpora, contexts, max_tokens)
+        scores = Scores(evaluation)
+        self.callbacks.append(scores)  # type: ignore[attr-defined]
+        try:
+            super().test(model, dataloaders, ckpt, False, evaluation, weights_only=True)
+        finally:
+            self.callbacks.remove(scores)  # type: ignore[attr-defined]
+        folder = checkpoint.beside(path) if path else Path(self.log_dir or self.default_root_dir)
+        return score_tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
 
     def generate(
         self,

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from mixers.ops.autocast import product_dtype
 
@@ -33,6 +34,29 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     return loss
 
 
+@torch.no_grad()
+def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(x Wᵀ)[target] of each target, (tokens,), and 0 of those that are -100; without gradients.
+
+    What `negative_log_likelihood` sums, with no more logits in memory at once.
+
+    Args:
+        x: (tokens, dim).
+        weight: (vocabulary, dim).
+        targets: (tokens,).
+    """
+    dtype = product_dtype(x, weight)
+    x, weight = x.to(dtype), weight.to(dtype)
+    precise = torch.promote_types(dtype, torch.float32)
+    rows = _rows_at_once(x, weight)
+    parts = zip(x.split(rows), targets.split(rows), strict=True)
+    losses = [
+        F.cross_entropy((part @ weight.mT).to(precise), target, ignore_index=IGNORED, reduction="none")
+        for part, target in parts
+    ]
+    return torch.cat(losses)
+
+
 class _ChunkedNLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -40,7 +64,7 @@ class _ChunkedNLL(torch.autograd.Function):
         total = x.new_zeros((), dtype=precise)
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         weight_grad = torch.zeros_like(weight, dtype=precise) if ctx.needs_input_grad[1] else None
-        rows = max(CHUNK_LOGITS.get(x.device.type, CHUNK_LOGITS_ELSEWHERE) // len(weight), x.shape[1])
+        rows = _rows_at_once(x, weight)
         # The same memory serves every chunk: on a CPU, new pages cost more than what is written there.
         rounded = x.new_empty(min(rows, len(x)), len(weight))
         room = rounded if x.dtype == precise else torch.empty_like(rounded, dtype=precise)
@@ -68,6 +92,10 @@ class _ChunkedNLL(torch.autograd.Function):
         if weight_grad is not None:
             weight_grad = (weight_grad * grad).to(ctx.weight_dtype)
         return x_grad, weight_grad, None
+
+
+def _rows_at_once(x: Tensor, weight: Tensor) -> int:
+    return max(CHUNK_LOGITS.get(x.device.type, CHUNK_LOGITS_ELSEWHERE) // len(weight), x.shape[1])
 
 
 def _rows(x: Tensor, weight: Tensor, targets: Tensor, rounded: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:

@@ -236,9 +236,12 @@ def test_a_data_set_without_one_is_split_by_document(hub: dict[str, datasets.Dat
 
 
 def test_a_data_set_that_cannot_be_used_says_why_in_a_sentence(hub: dict[str, datasets.Dataset]) -> None:
+    hub["extra"] = datasets.Dataset.from_dict({"text": ["x"]})
+    with pytest.raises(ValueError, match="has no split named 'train' or 'test', only extra"):
+        load("owner/name:config")
     hub["test"] = datasets.Dataset.from_dict({"text": ["x"]})
     with pytest.raises(ValueError, match="has no split named 'train', only test"):
-        load("owner/name:config")
+        load("owner/name:config").documents("train")
     hub["train"] = datasets.Dataset.from_dict({"body": ["x"]})
     with pytest.raises(ValueError, match=r"no field text_field='text'.*\(body\)"):
         load("owner/name:config")

@@ -27,6 +27,11 @@ class Blocks(Dataset[Tensor]):
         self.block_size = block_size
         self.first = first
 
+    @property
+    def time(self) -> int:
+        """How many tokens of a block are predicted."""
+        return self.block_size
+
     def __len__(self) -> int:
         return (self.file.tokens - (self.first is None)) // self.block_size
 
@@ -42,6 +47,31 @@ class Blocks(Dataset[Tensor]):
 
     def __getstate__(self) -> dict[str, object]:  # a pickled memory map is a copy of the file: workers open their own
         return {name: value for name, value in self.__dict__.items() if name != "_tokens"}
+
+
+class Windows(Blocks):
+    """The ends of blocks: all contexts of the same windows end with the same tokens.
+
+    Args:
+        file: The tokens.
+        window: Tokens of a window, of which none is in two.
+        context: Tokens at its end that are read and predicted.
+        first: The id to put before each end; without it an end starts with the token before it.
+    """
+
+    def __init__(self, file: TokenFile, window: int, *, context: int, first: int | None = None) -> None:
+        super().__init__(file, block_size=window, first=first)
+        self.context = context
+
+    @property
+    def time(self) -> int:
+        return self.context
+
+    def __getitem__(self, index: int) -> Tensor:
+        """The end of window `index`: (context + 1,), int64."""
+        window = super().__getitem__(index)
+        before = window[-self.context - 1 : -self.context] if self.first is None else window[:1]
+        return torch.cat([before, window[-self.context :]])
 
 
 class Loader(Iterable[Tensor]):
@@ -82,10 +112,10 @@ class SizedLoader(Loader):
 
     def __init__(self, blocks: Blocks, batches: list[list[int]], *, num_workers: int = 0) -> None:
         super().__init__(blocks, lambda: batches, num_workers=num_workers)
-        self._length = len(batches)
+        self.numbers = batches
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.numbers)
 
 
 def shuffled(blocks: int, *, seed: int, start: int) -> Iterator[int]:

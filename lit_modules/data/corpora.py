@@ -27,7 +27,8 @@ class Corpus:
     Args:
         name: What the user called it.
         key: A digest that changes whenever the documents do.
-        splits: For each of "train", "validation" and "test", what gives its documents, each time anew.
+        splits: For each of "train", "validation", "test" and "unseen", what gives its documents, each time anew. The
+            last is for testing what was trained on other text: the corpus's own test split, or else all of it.
     """
 
     name: str
@@ -38,8 +39,14 @@ class Corpus:
         """The documents of a split, one at a time; those without any text are left out.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If there is no such split, or nothing in it.
         """
+        if split not in self.splits:
+            there = ", ".join(name for name in self.splits if name != "unseen")
+            raise ValueError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
+        return self._documents(split)
+
+    def _documents(self, split: str) -> Iterator[str]:
         empty = True
         for document in _with_text(self.splits[split]()):
             empty = False
@@ -91,6 +98,10 @@ def split_documents(documents: Documents, missing: Collection[str] = ("validatio
     return {split: partial(_part, documents, missing, split) for split in SHARES if split in ("train", *missing)}
 
 
+def _split_all(documents: Documents) -> dict[str, Documents]:
+    return {**split_documents(documents), "unseen": documents}
+
+
 def _part(documents: Documents, missing: Collection[str], split: str) -> Iterator[str]:
     return (document for owner, document in _dealt(_with_text(documents()), missing) if owner == split)
 
@@ -131,7 +142,7 @@ def _cut(documents: list[str], missing: Collection[str]) -> Iterator[tuple[str, 
 def _packaged(name: str) -> Corpus:
     reader = PACKAGED[name]
     try:
-        return Corpus(name, _digest(reader()), split_documents(reader))
+        return Corpus(name, _digest(reader()), _split_all(reader))
     except PackageNotFoundError as error:
         raise FileNotFoundError(
             f"corpus={name!r} is read from the package {error.name!r}, which is not installed: "
@@ -150,7 +161,7 @@ def _local(name: str, path: Path, text_field: str) -> Corpus:
     for file in files:
         with file.open("rb") as opened:
             contents.append(file.suffix + hashlib.file_digest(opened, "sha256").hexdigest())
-    return Corpus(name, _digest([text_field, *contents]), split_documents(partial(read_files, files, text_field)))
+    return Corpus(name, _digest([text_field, *contents]), _split_all(partial(read_files, files, text_field)))
 
 
 def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
@@ -164,15 +175,15 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
             f"corpus={name!r} is no path here and `datasets` cannot load it ({' '.join(str(error).split())}): write "
             f"'owner/name' or 'owner/name:config', a path, or one of {', '.join(PACKAGED)}."
         ) from error
-    if "train" not in found:
-        raise ValueError(f"corpus={name!r} has no split named 'train', only {', '.join(found)}: choose another.")
     own: dict[str, Documents] = {}
-    for split in found.keys() & SHARES.keys():
+    for split in sorted(found.keys() & SHARES.keys()):
         check_field(found[split].column_names, text_field, f"corpus={name!r}")
         own[split] = partial(read_rows, found[split], text_field, f"corpus={name!r}")
-    splits = split_documents(own["train"], SHARES.keys() - own.keys()) | {
-        split: documents for split, documents in own.items() if split != "train"
-    }
+    if not own:
+        raise ValueError(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
+    splits = split_documents(own["train"], SHARES.keys() - own.keys()) if "train" in own else {}
+    splits |= {split: documents for split, documents in own.items() if split != "train"}
+    splits["unseen"] = own.get("test") or (lambda: chain.from_iterable(part() for part in own.values()))
     # The folders that the library prepares rows in are named after the data set's revision on the Hub.
     prepared = [
         "/".join(Path(file["filename"]).parts[-4:]) for split in sorted(own) for file in found[split].cache_files

@@ -18,7 +18,7 @@ class PreparedText:
     Args:
         corpus: A name or path, as `load_corpus` takes it.
         text_field: The field of a row that holds its text.
-        tokenizer: `bpe`, `bytes`, or what `read_tokenizer` takes.
+        tokenizer: `bpe`, `bytes`, what `read_tokenizer` takes, or a tokenizer itself.
         vocab_size: How many ids the `bpe` tokenizer is to have.
         cache_dir: The folder that keeps tokenizers, tokens and prepared data sets; else the default one.
     """
@@ -28,13 +28,13 @@ class PreparedText:
         corpus: str,
         *,
         text_field: str = "text",
-        tokenizer: str = "bpe",
+        tokenizer: str | Tokenizer = "bpe",
         vocab_size: int = 8192,
         cache_dir: str | None = None,
     ) -> None:
         self._name = corpus
         self._text_field = text_field
-        self._tokenizer_name = tokenizer
+        self._tokenizer = tokenizer
         self._bpe_size = vocab_size
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
 
@@ -46,7 +46,9 @@ class PreparedText:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; a BPE is trained on the training split alone."""
-        match self._tokenizer_name:
+        match self._tokenizer:
+            case Tokenizer() as given:
+                return given
             case "bytes":
                 return bytes_tokenizer()
             case "bpe":
@@ -69,6 +71,11 @@ class PreparedText:
     def test(self) -> TokenFile:
         """The tokens of the test split."""
         return self._tokens("test")
+
+    @cached_property
+    def unseen(self) -> TokenFile:
+        """The tokens of all that a model trained on other text is tested on."""
+        return self._tokens("unseen")
 
     def _tokens(self, split: str) -> TokenFile:
         path = self._cached("tokens", self.corpus.key, split, self.tokenizer.to_json(), suffix=".bin")

@@ -14,6 +14,7 @@ from lit_modules.data.cache import built_once, replace_text
 from lit_modules.data.tokenizer import Tokenizer, pieces
 
 BATCH = 2**20  # characters that are encoded at once, in parallel
+IDS = 2**22  # ids that are looked at at once
 QUICK = 2  # seconds: a progress bar appears only if tokenising takes longer
 
 
@@ -49,6 +50,23 @@ def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: To
     `documents` is only asked for if the file has to be written.
     """
     return built_once(path, find=_find, build=lambda path: _write(path, documents(), tokenizer))
+
+
+def count_bytes(file: TokenFile, start: int, stop: int, tokenizer: Tokenizer) -> int:
+    """The UTF-8 bytes of the text of tokens `start` to `stop`, of which ends have none.
+
+    Exact for byte-level tokenizers, whose names of tokens tell their bytes. That a tokenizer is one shows in the names
+    of all tokens together having as many characters as the file has bytes; with another, the tokens are taken to have
+    as many bytes as those of the whole file have on average.
+    """
+    lengths = tokenizer.name_lengths()
+    if _added_up(file.open(), lengths) == file.bytes:
+        return _added_up(file.open()[start:stop], lengths)
+    return round(file.bytes * (stop - start) / file.tokens)
+
+
+def _added_up(ids: np.ndarray, lengths: np.ndarray) -> int:
+    return sum(int(lengths[ids[start : start + IDS]].sum()) for start in range(0, len(ids), IDS))
 
 
 def _find(path: Path) -> TokenFile | None:

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -57,6 +58,14 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of some ids; bytes that are not UTF-8 become replacement characters."""
         return self._inner.decode(ids, skip_special_tokens=False)
+
+    def name_lengths(self) -> np.ndarray:
+        """The characters in each id's name, 0 for `end`: (vocab_size,). Byte-level tokenizers name a byte by one."""
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for name, number in self._inner.get_vocab(with_added_tokens=True).items():
+            lengths[number] = len(name)
+        lengths[self.end] = 0
+        return lengths
 
     def to_json(self) -> str:
         """The whole tokenizer as the text of a `tokenizer.json` file."""
