@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from mixers import Attention, Hyena, LinearAttention, Retention
+from mixers import GRU, LSTM, Attention, Hyena, LinearAttention, Retention
 from mixers.ops.rotary import retention_frequencies, rotary_frequencies
 
 DIM, LENGTH = 16, 11
@@ -124,3 +124,26 @@ def hyena_tap(mixer, i, length=64, bands=16):
     slowest, fastest = -math.log(0.01) / 1.5, -math.log(0.01) / 0.3
     rates = torch.linspace(slowest, fastest, len(mixer.filter.out.weight), dtype=torch.float64)
     return mixer.filter.out(h) * torch.exp(-rates * i / (length - 1))
+
+
+def test_an_lstm_is_torchs_cell_token_by_token(x):
+    mixer, state, rows = built(LSTM), None, []
+    cell = torch.nn.LSTMCell(DIM, DIM).double()
+    cell.load_state_dict(mixer.cell.state_dict())
+    for x_n in x:
+        state = cell(x_n, state)
+        rows.append(state[0])
+    assert_close(mixer(x[None])[0], torch.stack(rows), rtol=1e-9, atol=1e-12)
+    _, last = mixer.extend(x[None], mixer.initial_state(1))
+    assert_close((last.hidden[0], last.cell[0]), state, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gru_is_torchs_cell_token_by_token(x):
+    mixer, h, rows = built(GRU), None, []
+    cell = torch.nn.GRUCell(DIM, DIM).double()
+    cell.load_state_dict(mixer.cell.state_dict())
+    for x_n in x:
+        h = cell(x_n, h)
+        rows.append(h)
+    assert_close(mixer(x[None])[0], torch.stack(rows), rtol=1e-9, atol=1e-12)
+    assert_close(mixer.extend(x[None], mixer.initial_state(1))[1].hidden[0], h, rtol=1e-9, atol=1e-12)
