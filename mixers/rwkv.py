@@ -24,9 +24,9 @@ class RWKV(Mixer[RWKVState]):
     """Time mixing of RWKV, version 4: y_n = W_o (σ(r_n) ⊙ wkv_n) (arXiv:2305.13048, Eqs. 11 to 17).
 
     k, v and r are projections of a mix of each token with the one before, μ x_n + (1 - μ) x_{n-1}, with a μ for each
-    of them and channel; wkv_n is the mean of the values so far, weighted by e^k and fading by e^{-w} a step, where
-    w = exp(time_decay), and with a bonus u = time_first for the newest; it is computed in float32 whatever the autocast.
-    Names and shapes of the parameters are the published ones, and weights load by name.
+    of them and channel. wkv_n is the mean of the values so far, weighted by e^k and fading by e^{-w} a step, where
+    w = exp(time_decay), and with a bonus u = time_first for the newest; it is computed in float32 whatever the
+    autocast. Weights of Hugging Face's `RwkvSelfAttention` load by name.
 
     Where this differs from the authors' code: their state keeps numerator, denominator and a running maximum of the
     exponents; here it is the quotient and the logarithm of the denominator, all that outputs depend on.

@@ -1,8 +1,8 @@
 """RWKV's mean on a CPU: `chunked` in place, with gradients by hand.
 
 With N and D for the two sums of wkv.py at a token, scaled so that D is 1, their gradients come back as the mean went
-there: dN ← s dN + p dy and dD ← s dD - p y dy, where s is the share of the past in what is remembered and p its share in
-y. What scales them has no gradient, since nothing depends on it.
+there: dN ← s dN + p dy and dD ← s dD - p y dy, where s is the share of the past in what is remembered and p its share
+in y. What scales them has no gradient, since nothing depends on it.
 
 Axes: as in wkv.py; chunks of k and v are (b, n, t, d).
 """
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mixers.ops.autocast import full_precision
 from mixers.ops.op import eager_on_cpu
 from mixers.ops.wkv import Seen, equal_chunks, starts_of_chunks, wkv
 
@@ -39,10 +38,8 @@ class _Blocked(torch.autograd.Function):
         ctx: Any, k: Tensor, v: Tensor, w: Tensor, u: Tensor, mean: Tensor, log_weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        with full_precision(k.device):
-            starts, end = starts_of_chunks(k, v, w, Seen(mean, log_weight))
+        (now, log_weight), end = starts_of_chunks(k, v, w, Seen(mean, log_weight))
         y, means, read, kept = (torch.empty_like(v) for _ in range(4))
-        now, log_weight = starts
         for k_j, v_j, y_j, mean_j, p, s in zip(*(x.unbind(2) for x in (k, v, y, means, read, kept)), strict=True):
             mean_j.copy_(now)
             torch.sub(log_weight, k_j, out=s)
@@ -51,24 +48,21 @@ class _Blocked(torch.autograd.Function):
             torch.lerp(v_j, mean_j, p, out=y_j)
             torch.lerp(v_j, mean_j, s, out=now)
             torch.logaddexp(log_weight.sub_(w), k_j, out=log_weight)
-        ctx.save_for_backward(v, w, y, means, read, kept, end.mean)
+        ctx.save_for_backward(v, y, means, read, kept, end.mean)
         return y, *end
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, dmean: Tensor | None, dlog_weight: Tensor | None) -> tuple[Tensor, ...]:
-        v, w, y, means, read, kept, last = ctx.saved_tensors
+        v, y, means, read, kept, last = ctx.saved_tensors
         dy = torch.zeros_like(v) if dy is None else dy
         dn = torch.zeros_like(last) if dmean is None else dmean
         dd = (torch.zeros_like(last) if dlog_weight is None else dlog_weight) - last * dn
-        past = dy * read
+        past = read * dy
         dn, dd, dn_0, dd_0 = _carried(past, y, kept, dn, dd)
         dk, dv = torch.empty_like(v), torch.empty_like(v)
-        dw, du, (dn_s, dd_s, new, bonus) = (
-            torch.zeros_like(dn),
-            torch.zeros_like(dn),
-            (torch.empty_like(dn) for _ in range(4)),
-        )
+        dw, du = torch.zeros_like(dn), torch.zeros_like(dn)
+        dn_s, dd_s, new, bonus = (torch.empty_like(dn) for _ in range(4))
         tensors = (v, y, means, kept, dy, past, dk, dv)
         for v_j, y_j, mean, s, dy_j, past_j, dk_j, dv_j in zip(*(x.unbind(2)[::-1] for x in tensors), strict=True):
             torch.mul(dn, s, out=dn_s)
