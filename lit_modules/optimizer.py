@@ -12,15 +12,15 @@ Schedule = Literal["cosine", "linear", "constant"]
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Groups of parameters for AdamW.
 
-    Only matrices decay: embeddings, norms, biases and decay rates do not. A module whose parameters want something
-    else says so in an attribute `optimizer_options`, a dict that may hold `lr` and `weight_decay`; inner modules
-    overrule outer ones. The schedule scales all learning rates alike.
+    Only matrices decay: embeddings, norms, biases and decay rates do not, nor does a vector of shape (1, 1, d). A
+    module whose parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr`
+    and `weight_decay`; inner modules overrule outer ones. The schedule scales all learning rates alike.
     """
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): [], (lr, 0.0): []}
     asked = _asked_options(model)
     for parameter in model.parameters():
-        decays = parameter.ndim >= 2 and id(parameter) not in embedded
+        decays = sum(size > 1 for size in parameter.shape) >= 2 and id(parameter) not in embedded
         options = {"lr": lr, "weight_decay": weight_decay if decays else 0.0} | asked[id(parameter)]
         groups.setdefault((options["lr"], options["weight_decay"]), []).append(parameter)
     return [

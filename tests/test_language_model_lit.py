@@ -39,6 +39,7 @@ class Marked(nn.Module):
         self.norm = nn.LayerNorm(4)
         self.head = nn.Linear(4, 5, bias=False)
         self.head.weight = self.embed.weight
+        self.mix = nn.Parameter(torch.zeros(1, 1, 4))
         self.own = Rates()
 
 
@@ -53,6 +54,7 @@ def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None
         "linear.bias": (1e-2, 0.0),
         "norm.weight": (1e-2, 0.0),
         "norm.bias": (1e-2, 0.0),
+        "mix": (1e-2, 0.0),
         "own.rates": (1e-3, 0.0),
         "own.slow.weight": (1e-4, 0.0),
     }

@@ -12,6 +12,7 @@ from mixers.ops.decay import Memory, chunkwise, decayed_attention, parallel, rec
 from mixers.ops.decay_blocked import blocked
 from mixers.ops.long_conv import long_conv
 from mixers.ops.op import Op
+from mixers.ops.wkv import NOTHING, Seen, wkv
 from mixers.parts.ahead import OUTPUTS
 from mixers.parts.growing import append, prepend
 from mixers.parts.short_conv import ShortConv
@@ -168,6 +169,32 @@ def test_a_short_convolution_is_its_definition(width):
         expected = conv.bias + sum(conv.weight[:, 0, -1 - i] * x[:, n - i] for i in range(min(width, n + 1)))
         assert_close(y[:, n], expected)
     assert_close(past, x[:, 9 - (width - 1) :])
+
+
+@pytest.mark.parametrize("implementation", [i.name for i in wkv.implementations])
+def test_keys_of_hundreds_and_any_decay_stay_finite(implementation):
+    torch.manual_seed(0)
+    k, v, _, time_first, _ = wkv.examples(100, 24, torch.float32, CPU)
+    time_decay = torch.linspace(-20, 10, 24).requires_grad_()
+    k = (200 * k.detach().sign()).requires_grad_()
+    past = Seen(torch.zeros(2, 24), torch.full((2, 24), NOTHING))
+    y, after = wkv[implementation].run(k, v, time_decay, time_first, past)
+    inputs = (k, v, time_decay, time_first)
+    gradients = torch.autograd.grad((y.sum() + after.mean.sum() + after.log_weight.sum()), inputs)
+    assert all(tensor.isfinite().all() for tensor in (y, *after, *gradients))
+    assert_close(y[:, 0], v[:, 0])
+
+
+@pytest.mark.parametrize("used", [0, 1, 2], ids=["outputs", "mean", "weight"])
+@pytest.mark.parametrize("length", [16, 23])
+def test_a_fading_mean_of_which_only_part_is_used_has_its_gradients(length, used):
+    torch.manual_seed(0)
+    arguments = wkv.examples(length, 5, torch.float64, CPU)
+    assert_same_with_gradients(
+        lambda *inputs: pytree.tree_leaves(wkv["blocked"].run(*inputs))[used],
+        lambda *inputs: pytree.tree_leaves(wkv["reference"].run(*inputs))[used],
+        arguments,
+    )
 
 
 class TestAppend:

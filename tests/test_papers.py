@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from mixers import Attention, Hyena, LinearAttention, Retention
+from mixers import GRU, LSTM, RWKV, Attention, Hyena, LanguageModel, LinearAttention, Retention
 from mixers.ops.rotary import retention_frequencies, rotary_frequencies
 
 DIM, LENGTH = 16, 11
@@ -124,3 +124,92 @@ def hyena_tap(mixer, i, length=64, bands=16):
     slowest, fastest = -math.log(0.01) / 1.5, -math.log(0.01) / 0.3
     rates = torch.linspace(slowest, fastest, len(mixer.filter.out.weight), dtype=torch.float64)
     return mixer.filter.out(h) * torch.exp(-rates * i / (length - 1))
+
+
+def rwkv_with_any_times():
+    mixer = built(RWKV)
+    for name, parameter in mixer.named_parameters():
+        if name.startswith("time_"):
+            torch.nn.init.uniform_(parameter, -2, 2)
+    return mixer
+
+
+def mixed(mixer, x):
+    """k, v and r of each token, (time, channels)."""
+    before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+    mixes = mixer.time_mix_key[0], mixer.time_mix_value[0], mixer.time_mix_receptance[0]
+    projections = mixer.key, mixer.value, mixer.receptance
+    return (f(mix * x + (1 - mix) * before) for f, mix in zip(projections, mixes, strict=True))
+
+
+def test_rwkv_is_its_sums_of_exponentials(x):
+    mixer = rwkv_with_any_times()
+    k, v, r = mixed(mixer, x)
+    w, u = mixer.time_decay.exp(), mixer.time_first
+    above, below, rows = torch.zeros_like(u), torch.zeros_like(u), []
+    for n in range(LENGTH):
+        bonus = torch.exp(u + k[n])
+        rows.append((above + bonus * v[n]) / (below + bonus))
+        above, below = torch.exp(-w) * above + k[n].exp() * v[n], torch.exp(-w) * below + k[n].exp()
+    expected = mixer.output(r.sigmoid() * torch.stack(rows))
+    assert_close(mixer(x[None])[0], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_rwkv_is_its_sums_where_their_exponentials_overflow(x):
+    mixer, x = rwkv_with_any_times(), 3000 * x
+    k, v, r = mixed(mixer, x)
+    assert k.max() > 1000
+    w, u, rows = mixer.time_decay.exp(), mixer.time_first, []
+    for n in range(LENGTH):
+        exponents = torch.stack([k[m] - (n - 1 - m) * w for m in range(n)] + [u + k[n]])
+        rows.append((exponents.softmax(0) * v[: n + 1]).sum(0))
+    expected = mixer.output(r.sigmoid() * torch.stack(rows))
+    assert_close(mixer(x[None])[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("layer", "channel"), [(0, 0), (0, 7), (1, 8), (2, 3), (2, 15)])
+def test_rwkv_in_a_model_begins_with_the_authors_values_for_its_depth(layer, channel):
+    model = LanguageModel(RWKV, vocab_size=10, dim=DIM, depth=3)
+    mixer, i = model.blocks[layer].mixer, channel
+    zigzag = [0, 1, -1][i % 3]
+    values = {
+        "time_decay": -5 + 8 * (i / 15) ** (0.7 + 1.3 * layer / 2),
+        "time_first": math.log(0.3) + zigzag / 2,
+        "time_mix_key": (i / 16) ** (1 - layer / 3),
+        "time_mix_value": (i / 16) ** (1 - layer / 3) + 0.3 * layer / 2,
+        "time_mix_receptance": (i / 16) ** ((1 - layer / 3) / 2),
+    }
+    for name, value in values.items():
+        assert getattr(mixer, name).flatten()[i].item() == pytest.approx(value, abs=1e-6), name
+    for zero in (mixer.key, mixer.receptance, mixer.output):
+        assert not zero.weight.any()
+    assert_close(mixer.value.weight @ mixer.value.weight.T, torch.eye(DIM))
+
+
+def test_rwkv_in_a_model_of_one_layer_begins_like_a_first_layer():
+    mixer = LanguageModel(RWKV, vocab_size=10, dim=DIM, depth=1).blocks[0].mixer
+    assert_close(mixer.time_decay, RWKV(DIM).time_decay)
+    assert_close(mixer.time_mix_value, torch.arange(DIM)[None, None] / DIM)
+
+
+def test_an_lstm_is_torchs_cell_token_by_token(x):
+    mixer, state, rows = built(LSTM), None, []
+    cell = torch.nn.LSTMCell(DIM, DIM).double()
+    cell.load_state_dict(mixer.cell.state_dict())
+    for x_n in x:
+        state = cell(x_n, state)
+        rows.append(state[0])
+    assert_close(mixer(x[None])[0], torch.stack(rows), rtol=1e-9, atol=1e-12)
+    _, last = mixer.extend(x[None], mixer.initial_state(1))
+    assert_close((last.hidden[0], last.cell[0]), state, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gru_is_torchs_cell_token_by_token(x):
+    mixer, h, rows = built(GRU), None, []
+    cell = torch.nn.GRUCell(DIM, DIM).double()
+    cell.load_state_dict(mixer.cell.state_dict())
+    for x_n in x:
+        h = cell(x_n, h)
+        rows.append(h)
+    assert_close(mixer(x[None])[0], torch.stack(rows), rtol=1e-9, atol=1e-12)
+    assert_close(mixer.extend(x[None], mixer.initial_state(1))[1].hidden[0], h, rtol=1e-9, atol=1e-12)

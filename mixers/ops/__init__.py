@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from mixers.ops import compiled, decay_blocked, decay_kernel  # noqa: F401  (they add implementations)
+from mixers.ops import compiled, decay_blocked, decay_kernel, wkv_blocked  # noqa: F401  (they add implementations)
 from mixers.ops.decay import decayed_attention
 from mixers.ops.gated_norm import gated_norm
 from mixers.ops.long_conv import long_conv
 from mixers.ops.op import Op
 from mixers.ops.rotary import turned
 from mixers.ops.short_conv import short_conv
+from mixers.ops.wkv import wkv
 
 OPS: dict[str, Op[Any]] = {
     "decayed_attention": decayed_attention,
@@ -16,4 +17,5 @@ OPS: dict[str, Op[Any]] = {
     "long_conv": long_conv,
     "short_conv": short_conv,
     "turned": turned,
+    "wkv": wkv,
 }
