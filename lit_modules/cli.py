@@ -187,6 +187,8 @@ def main(args: Sequence[str] | None = None) -> None:
         CLI(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT
+    except FloatingPointError as exception:
+        fail(str(exception))
     except (ValueError, FileNotFoundError, MisconfigurationException) as exception:
         if not is_a_mistake_of_use(exception):
             raise
@@ -194,7 +196,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the program with one sentence about what was wrong with its call."""
+    """Ends the program with one sentence about what was wrong."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 

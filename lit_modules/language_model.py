@@ -87,6 +87,11 @@ class LitLanguageModel(pl.LightningModule):
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
+        if self.logs_this_step and not loss.isfinite():  # reading it on every step would make a GPU wait
+            raise FloatingPointError(
+                f"the training loss is {loss.item()} at step {self.global_step + 1}: "
+                f"lower model.lr={self.hparams['lr']} or lengthen the warm-up."
+            )
         if self.logs_this_step:  # averaging over the processes on every step would make each wait for all
             self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])

@@ -11,13 +11,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 
 from lit_modules import checkpoint
 from lit_modules.compare.study import Options, Run, Study
 from lit_modules.data.cache import replace_text
+from mixers.benchmark.memory import OUT_OF_MEMORY
 
 Status = Literal["waiting", "begun", "trained", "finished", "failed"]
 
@@ -105,7 +105,7 @@ def _in_a_process(run: Run, words: list[str]) -> None:
     except KeyboardInterrupt:  # Ctrl-C reaches the child as well: it saves and ends
         process.join()
         raise
-    reason = ours.recv() if ours.poll() else ""
+    reason = _said(ours)
     if process.exitcode in INTERRUPTED:
         raise KeyboardInterrupt
     if process.exitcode and not reason:
@@ -113,6 +113,14 @@ def _in_a_process(run: Run, words: list[str]) -> None:
     if reason:
         print(f"failed: {reason}", flush=True)
         replace_text(run.folder / "failed.txt", reason + "\n")
+
+
+def _said(child: Connection) -> str:
+    """Why a process that has ended failed, if it said so."""
+    try:
+        return str(child.recv())
+    except EOFError:
+        return ""
 
 
 def _child(words: list[str], parent: Connection) -> None:
@@ -124,13 +132,16 @@ def _child(words: list[str], parent: Connection) -> None:
         CLI(words)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED[0])
-    except (torch.OutOfMemoryError, MemoryError):
-        parent.send("out of memory")
-        sys.exit(1)
     except Exception as error:
-        out_of_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-        parent.send("out of memory" if out_of_memory else f"{type(error).__name__}: {' '.join(str(error).split())}")
-        sys.exit(1)
+        parent.send(_reason(error))
+        raise
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return "out of memory"
+    said = " ".join(str(error).split())
+    return said if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {said}"
 
 
 def _stop_with(parent: Connection) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,11 +43,10 @@ def compare(
     study = read_study(path, folder)
     runs = study.runs(rows, seeds)
     check(study)
-    carry_out(study, runs, lambda: _report(study, costs=None))
-    if all(status(run) in ("finished", "failed") for run in study.runs()):
-        _report(study, costs=_costs(study, device))
-    else:
-        _report(study, costs=None)
+    carry_out(study, runs, lambda: _report(study))
+    complete = all(status(run) in ("finished", "failed") for run in study.runs())
+    page = _report(study, *(_costs(study, device) if complete else ({}, {})))
+    print(f"\n{_plain(tables.quality(study, collect(study)))}\n\nreport: {shown(page)}", flush=True)
 
 
 def check(study: Study) -> None:
@@ -68,12 +67,12 @@ def check(study: Study) -> None:
                     raise ValueError(f"row {row!r} of {study.name}: {reason}") from None
 
 
-def _report(study: Study, costs: tuple[dict[str, Cost], dict[str, str]] | None) -> None:
+def _report(study: Study, costs: Mapping[str, Cost] = {}, machine: Mapping[str, str] = {}) -> Path:
+    """Writes the report of what is there by now; where its page is."""
     rows = collect(study)
-    of_rows, measured_on = costs or ({}, {})
-    folder = report.write(study, rows, of_rows, measured_on)
+    folder = report.write(study, rows, dict(costs), dict(machine))
     board.write(study.folder / "tensorboard", rows, (folder / "report.md").read_text(encoding="utf-8"))
-    print(f"\n{_plain(tables.quality(study, rows))}\nreport: {shown(folder / 'index.html')}", flush=True)
+    return folder / "index.html"
 
 
 def _costs(study: Study, device: torch.device) -> tuple[dict[str, Cost], dict[str, str]]:

@@ -39,6 +39,7 @@ def _parts(
     """In the order in which they are read; what there are no numbers for is left out."""
     parts: list[Table | Picture | None] = [
         tables.quality(study, rows),
+        tables.failures(rows),
         pictures.differences(rows),
         pictures.curves(rows),
         tables.out_of_domain(rows),
@@ -98,7 +99,7 @@ def rows_csv(rows: Sequence[RowResult], costs: dict[str, Cost]) -> str:
                 "tokens_per_second": cost and cost.tokens_per_second,
                 "peak_bytes": cost and cost.peak_bytes,
                 "state_bytes": cost and cost.state_bytes.values[-1],
-                "note": "; ".join(row.notes),
+                "failed": "; ".join(f"seed {seed}: {reason}" for seed, reason in row.failed.items()),
             }
         )
     return _csv(lines)

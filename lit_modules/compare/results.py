@@ -56,12 +56,11 @@ class Result:
 
 @dataclass(frozen=True)
 class RowResult:
-    """The runs of a row: those that finished with a number, and what is to be said of the others."""
+    """The runs of a row: those that finished, and why others failed, by seed."""
 
     name: str
     results: list[Result]
-    waiting: int
-    notes: list[str]
+    failed: dict[int, str]
 
     @property
     def losses(self) -> list[float]:
@@ -78,20 +77,10 @@ def collect(study: Study) -> list[RowResult]:
 
 
 def _row(name: str, runs: Sequence[Run]) -> RowResult:
-    results, notes, waiting = [], [], 0
-    for run in runs:
-        match status(run):
-            case "finished":
-                result = read(run)
-                if math.isfinite(result.loss):
-                    results.append(result)
-                else:
-                    notes.append(f"seed {run.seed}: its loss is not a number")
-            case "failed":
-                notes.append(f"seed {run.seed}: {why_it_failed(run)}")
-            case _:
-                waiting += 1
-    return RowResult(name, results, waiting, notes)
+    results = [read(run) for run in runs if status(run) == "finished"]
+    failed = {run.seed: why_it_failed(run) for run in runs if status(run) == "failed"}
+    failed |= {result.run.seed: "the test loss is not a number" for result in results if not math.isfinite(result.loss)}
+    return RowResult(name, [result for result in results if result.run.seed not in failed], failed)
 
 
 def read(run: Run) -> Result:

@@ -31,7 +31,7 @@ def quality(study: Study, rows: Sequence[RowResult]) -> Table:
     lines = []
     for row in rows:
         if not row.results:
-            lines.append([row.name, state(row), *[MISSING] * 5])
+            lines.append([row.name, *[MISSING] * 5, ran(row, study)])
             continue
         losses, apart = row.losses, spread(row.losses)
         found = differences.get(row.name)
@@ -44,7 +44,7 @@ def quality(study: Study, rows: Sequence[RowResult]) -> Table:
                 MISSING if found is None else f"{found.low:+.4f} to {found.high:+.4f}",
                 f"{np.exp(np.mean(losses)):.2f}",
                 f"{np.mean(losses) * first.bits_per_byte / first.loss:.4f}",
-                state(row),
+                ran(row, study),
             ]
         )
     tokens = next((row.results[0].corpora[corpora[0]].tokens for row in rows if row.results), 0)
@@ -56,6 +56,13 @@ def quality(study: Study, rows: Sequence[RowResult]) -> Table:
         columns=["", "loss", "difference", "95 % interval", "perplexity", "bits per byte", "runs"],
         rows=lines,
     )
+
+
+def failures(rows: Sequence[RowResult]) -> Table | None:
+    """Why runs failed."""
+    lines = [[row.name, str(seed), reason] for row in rows for seed, reason in row.failed.items()]
+    note = "These count nowhere else. To try one again, delete its folder."
+    return Table(title="Runs that failed", note=note, columns=["", "seed", "reason"], rows=lines) if lines else None
 
 
 def out_of_domain(rows: Sequence[RowResult]) -> Table | None:
@@ -165,10 +172,11 @@ def first_difference(rows: Sequence[RowResult], row: RowResult, corpus: str) -> 
     return MISSING if found is None else f"{found.mean:+.3f}"
 
 
-def state(row: RowResult) -> str:
+def ran(row: RowResult, study: Study) -> str:
     """How many runs there are, and what became of the others."""
-    parts = [str(len(row.results)), *([f"{row.waiting} to do"] if row.waiting else []), *row.notes]
-    return "; ".join(parts)
+    parts = [f"{len(row.results)} of {len(study.seeds)}"]
+    parts += [f"{len(row.failed)} failed"] if row.failed else []
+    return ", ".join(parts)
 
 
 def number(value: float | None, how: str, unit: float = 1) -> str:
