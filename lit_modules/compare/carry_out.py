@@ -134,7 +134,9 @@ def _child(words: list[str], parent: Connection) -> None:
         sys.exit(INTERRUPTED[0])
     except Exception as error:
         parent.send(_reason(error))
-        raise
+        if isinstance(error, FloatingPointError):
+            sys.exit(1)
+        raise  # with its traceback
 
 
 def _reason(error: Exception) -> str:

@@ -38,6 +38,7 @@ def differences(rows: Sequence[RowResult]) -> Picture | None:
         axes.plot([value.low, value.high], [place, place], color=colour, linewidth=2)
         axes.plot(value.mean, place, marker="o", color=colour)
     axes.set_yticks(range(len(found)), labels=list(reversed(found)))
+    axes.set_ylim(-0.6, len(found) - 0.4)
     axes.axvline(0, color="#cc3311", linewidth=1)
     axes.set_xlabel(f"nats a token more than {rows[0].name}")
     axes.grid(visible=True, axis="x", alpha=0.3)
@@ -82,7 +83,7 @@ def positions(rows: Sequence[RowResult]) -> Picture | None:
     axes.set_xticks(middles, labels=[f"{point.first:,}" for point in points])
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(8))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
     _finish(figure, axes)
     note = "Means over seeds, of positions from each mark to just before the next; runs trained on shorter sequences "
     note += "than this meet positions at the right that they have never seen."
@@ -102,13 +103,13 @@ def quality_against_cost(rows: Sequence[RowResult], costs: dict[str, Cost]) -> P
             [bytes_ / 1024 if (bytes_ := costs[row.name].state_bytes.values[-1]) else None for row in known],
         ),
     )
-    for axes, (label, prices) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (label, prices), scale in zip(figure.subplots(1, 2), panels, ("linear", "log"), strict=True):
         for row, price in zip(known, prices, strict=True):
             if price is not None:
                 loss = float(np.mean(row.losses))
                 axes.plot(price, loss, marker="o", color=styles(rows)[row.name]["color"])
                 axes.annotate(row.name, (price, loss), xytext=(5, 3), textcoords="offset points", fontsize=8)
-        axes.set(xlabel=label, ylabel="test loss, nats a token", xscale="log")
+        axes.set(xlabel=label, ylabel="test loss, nats a token", xscale=scale)
         axes.margins(x=0.25)
         axes.grid(visible=True, alpha=0.3)
     note = "Mean test loss over seeds; lower is better. Cost as in the table above."
