@@ -1,8 +1,10 @@
 """The command `test`: every number of its tables, computed again the plain way."""
 
 import csv
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import tokenizers
 import torch
@@ -57,12 +60,13 @@ def run(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tested(folder: Path, run: Path) -> Path:
-    """The tables of the run."""
-    data = text(folder)
-    last = str(run / "checkpoints" / "last.ckpt")
+    """The tables of a checkpoint that lies elsewhere than in its run."""
+    data, ckpt_path = text(folder), folder / "elsewhere" / "copy.ckpt"
+    ckpt_path.parent.mkdir()
+    shutil.copy(run / "checkpoints" / "last.ckpt", ckpt_path)
     corpora = [OtherText(str(folder / "other.txt"))]
-    trainer(folder).test(model(data), datamodule=data, ckpt_path=last, corpora=corpora, contexts=CONTEXTS)
-    return run / "test"
+    trainer(folder).test(model(data), datamodule=data, ckpt_path=str(ckpt_path), corpora=corpora, contexts=CONTEXTS)
+    return ckpt_path.parent / "test"
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +193,8 @@ def test_blocks_that_start_with_an_end_lose_no_token(folder: Path, trained: LitL
 def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path) -> None:
     program = "import sys, torch; from lit_modules.cli import main; torch.set_num_threads(1); main(sys.argv[1:])"
     (folder / "program.py").write_text(program)
-    (folder / "alone" / "checkpoints").mkdir(parents=True)
-    ckpt_path = folder / "alone" / "checkpoints" / "last.ckpt"
-    ckpt_path.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    (folder / "two").mkdir()
+    ckpt_path = shutil.copy(run / "checkpoints" / "last.ckpt", folder / "two")
     words = ["test", f"--ckpt_path={ckpt_path}", f"--contexts={CONTEXTS}", f"--corpora=[{folder / 'other.txt'}]"]
     words += ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2"]
     words += ["--trainer.precision=32-true"]
@@ -202,7 +205,7 @@ def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path)
     assert "MEMBER: 2/2" in ran.stderr
     assert ran.stdout.count("bits per byte") == 1
     for name, columns in score_tables.COLUMNS.items():
-        one, two = read(tested, name), read(folder / "alone" / "test", name)
+        one, two = read(tested, name), read(folder / "two" / "test", name)
         for heading in columns:
             if heading == "corpus":
                 assert [row[heading] for row in two] == [row[heading] for row in one]
@@ -266,6 +269,24 @@ def test_the_command_tests_with_a_config_and_prints_what_it_found(
     assert "65 to 128" in shown
     assert f"tables: {(run / 'test').relative_to(folder)}" in shown
     assert [row["tokens"] for row in read(run / "test", "corpora")] == ["192", "192", "192"]
+
+
+def test_the_config_of_the_papers_sets_names_what_can_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_dataset(name: str, config: str | None, *, cache_dir: str) -> dict[str, datasets.Dataset]:
+        assert (name, config) == ("emozilla/pg19-test", None)
+        return {"test": datasets.Dataset.from_dict({"text": [OTHER] * 3})}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.chdir(folder)
+    for name in ("qmsum", "gov_report", "summ_screen_fd"):
+        Path("scrolls", name).mkdir(parents=True)
+        Path("scrolls", name, "test.jsonl").write_text(json.dumps({"input": OTHER, "output": None}), encoding="utf-8")
+    config = PROJECT / "configs" / "paper" / "out_of_domain.yaml"
+    words = ["test", f"--config={config}", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache"]
+    main([*words, "--contexts=[128]"])
+    assert "emozilla/pg19-test" in capsys.readouterr().out
 
 
 def test_it_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
