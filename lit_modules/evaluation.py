@@ -77,6 +77,11 @@ class Evaluation(LightningDataModule):
         self.others = [OtherText(other) if isinstance(other, str) else other for other in others]
         self.contexts = sorted(set(contexts))
         self.max_tokens = max_tokens
+        # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
+        if unread := [other.corpus for other in self.others if other.corpus.startswith(("[", "{"))]:
+            raise ValueError(
+                f"corpora={unread[0]} is not what it should be: write names, or {{corpus: NAME, text_field: FIELD}}."
+            )
         names = [text.corpus, *(other.corpus for other in self.others)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(

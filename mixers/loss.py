@@ -1,5 +1,6 @@
 """Cross entropy of a large vocabulary without ever holding all logits."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,16 +46,27 @@ def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tens
         weight: (vocabulary, dim).
         targets: (tokens,).
     """
+    parts = _logits_in_parts(x, weight, targets)
+    return torch.cat([F.cross_entropy(logits, part, ignore_index=IGNORED, reduction="none") for logits, part in parts])
+
+
+@torch.no_grad()
+def scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`negative_log_likelihoods`, and whether each target is the likeliest token, (tokens,) each."""
+    losses, likeliest = [], []
+    for logits, part in _logits_in_parts(x, weight, targets):
+        losses.append(F.cross_entropy(logits, part, ignore_index=IGNORED, reduction="none"))
+        likeliest.append(logits.argmax(-1) == part)
+    return torch.cat(losses), torch.cat(likeliest)
+
+
+def _logits_in_parts(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits of a few rows at a time in float32 or better, with their targets."""
     dtype = product_dtype(x, weight)
     x, weight = x.to(dtype), weight.to(dtype)
-    precise = torch.promote_types(dtype, torch.float32)
     rows = _rows_at_once(x, weight)
-    parts = zip(x.split(rows), targets.split(rows), strict=True)
-    losses = [
-        F.cross_entropy((part @ weight.mT).to(precise), target, ignore_index=IGNORED, reduction="none")
-        for part, target in parts
-    ]
-    return torch.cat(losses)
+    for part, target in zip(x.split(rows), targets.split(rows), strict=True):
+        yield (part @ weight.mT).to(torch.promote_types(dtype, torch.float32)), target
 
 
 class _ChunkedNLL(torch.autograd.Function):

@@ -225,9 +225,10 @@ def test_a_data_set_keeps_its_own_splits(hub: dict[str, datasets.Dataset]) -> No
     assert parts(corpus) == ([row for index, row in enumerate(rows) if index % 10 != 4], ["v"])
     assert list(corpus.documents("test")) == rows[4::10]
     hub["test"] = datasets.Dataset.from_dict({"text": ["e"]})
+    assert list(corpus.documents("unseen")) == [*rows, "v"]
     corpus = load("owner/name:config")
     assert parts(corpus) == (rows, ["v"])
-    assert list(corpus.documents("test")) == ["e"]
+    assert list(corpus.documents("test")) == list(corpus.documents("unseen")) == ["e"]
 
 
 def test_a_data_set_without_one_is_split_by_document(hub: dict[str, datasets.Dataset]) -> None:

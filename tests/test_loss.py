@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from mixers import LanguageModel
 from mixers import loss as loss_module
-from mixers.loss import negative_log_likelihood
+from mixers.loss import negative_log_likelihood, negative_log_likelihoods
 
 
 @pytest.fixture(params=[1, 60, 10**9], ids=lambda logits: f"{logits} logits at once")
@@ -80,3 +81,21 @@ def test_without_gradients_none_are_computed(inputs, monkeypatch):
     with torch.no_grad():
         assert_close(negative_log_likelihood(*inputs), exact.detach())
     assert wanted == [True, False]
+
+
+@pytest.mark.usefixtures("chunks")
+def test_the_losses_of_single_tokens_are_cross_entropy(inputs):
+    x, weight, targets = inputs
+    ours = negative_log_likelihoods(x, weight, targets)
+    assert_close(ours, F.cross_entropy(x @ weight.mT, targets, reduction="none").detach())
+    assert_close(ours.sum(), negative_log_likelihood(x, weight, targets).detach())
+    assert not ours.requires_grad
+
+
+def test_the_mean_of_a_models_losses_is_its_loss():
+    torch.manual_seed(0)
+    model = LanguageModel(vocab_size=20, dim=8, depth=1).double()
+    ids, targets = torch.randint(20, (2, 3, 7))
+    losses = model.losses(ids, targets)
+    assert losses.shape == (3, 7)
+    assert_close(losses.mean(), model.loss(ids, targets).detach())

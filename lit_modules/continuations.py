@@ -1,0 +1,58 @@
+"""How likely texts are after others, many at a time."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from mixers import LanguageModel
+from mixers.loss import IGNORED
+
+FILLER = 0  # any id: what comes after a text changes nothing in it, and is not scored
+
+
+class Likelihood(NamedTuple):
+    """How likely a continuation is."""
+
+    log: float  # in nats
+    greedy: bool  # whether always taking the likeliest token writes it
+
+
+def likelihoods(
+    model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
+) -> list[Likelihood]:
+    """How likely the second tokens of each pair are after the first.
+
+    Rows of different lengths are filled up at their ends, where causal mixers do not look: a pair scores the same
+    alone and in any batch. Long pairs are scored first, with others of about their length.
+
+    Args:
+        model: Predicts the next token.
+        pairs: A context of at least one token, and what follows it.
+        batch_size: Pairs at once.
+
+    Raises:
+        ValueError: If a context is empty.
+    """
+    if any(not context for context, _ in pairs):
+        raise ValueError("a context must have at least one token: give the end-of-text token for none.")
+    order = sorted(range(len(pairs)), key=lambda place: -sum(map(len, pairs[place])))
+    found: dict[int, Likelihood] = {}
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        found |= zip(places, _batch(model, [pairs[place] for place in places]), strict=True)
+    return [found[place] for place in range(len(pairs))]
+
+
+def _batch(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
+    device = next(model.parameters()).device
+    rows = [torch.tensor([*context, *continuation]) for context, continuation in pairs]
+    ids = pad_sequence([row[:-1] for row in rows], batch_first=True, padding_value=FILLER)
+    targets = pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=IGNORED)
+    for row, (context, _) in zip(targets, pairs, strict=True):
+        row[: len(context) - 1] = IGNORED
+    nats, likeliest = model.scores(ids.to(device), targets.to(device))
+    logs = nats.double().sum(1).neg().tolist()
+    greedy = (likeliest.cpu() | (targets == IGNORED)).all(1).tolist()
+    return [Likelihood(*pair) for pair in zip(logs, greedy, strict=True)]

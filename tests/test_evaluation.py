@@ -1,0 +1,351 @@
+"""The command `test`: every number of its tables, computed again the plain way."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import tokenizers
+import torch
+from pytorch_lightning import LightningModule
+from small_runs import model, text, trainer, write_text
+from test_cli import says
+
+from lit_modules import score_tables
+from lit_modules.cli import main
+from lit_modules.data.token_file import count_bytes, token_file
+from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
+from lit_modules.evaluation import LAST, OtherText
+from lit_modules.language_model import LitLanguageModel
+
+PROJECT = Path(__file__).parents[1]
+CONTEXTS = [128, 300, 200]
+OTHER = "".join(f"Zeile {index}: größer als {index // 2} €\n" for index in range(20))
+Rows = list[dict[str, str]]
+
+
+def read(folder: Path, name: str) -> Rows:
+    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def column(rows: Rows, name: str) -> list[float]:
+    return [float(row[name]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, another text and a trained run."""
+    folder = tmp_path_factory.mktemp("tested")
+    (folder / "other.txt").write_text(OTHER, encoding="utf-8")
+    write_text(folder / "corpus.txt", words=2500)
+    data = text(folder)
+    trainer(folder, max_steps=4).fit(model(data), datamodule=data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    return folder / "runs" / "retention-attention" / "version_0"
+
+
+@pytest.fixture(scope="module")
+def tested(folder: Path, run: Path) -> Path:
+    """The tables of a checkpoint that lies elsewhere than in its run."""
+    data, ckpt_path = text(folder), folder / "elsewhere" / "copy.ckpt"
+    ckpt_path.parent.mkdir()
+    shutil.copy(run / "checkpoints" / "last.ckpt", ckpt_path)
+    corpora = [OtherText(str(folder / "other.txt"))]
+    trainer(folder).test(model(data), datamodule=data, ckpt_path=str(ckpt_path), corpora=corpora, contexts=CONTEXTS)
+    return ckpt_path.parent / "test"
+
+
+@pytest.fixture(scope="module")
+def trained(run: Path) -> LitLanguageModel:
+    return LitLanguageModel.load_from_checkpoint(run / "checkpoints" / "last.ckpt", weights_only=True).eval()
+
+
+def own_ids(folder: Path) -> list[int]:
+    """The tokens of the run's test split."""
+    ids: list[int] = text(folder).test_file.open().tolist()
+    return ids
+
+
+@torch.no_grad()
+def one_by_one(module: LitLanguageModel, row: list[int]) -> list[float]:
+    """What each token but the first costs, given those before it in the row, token by token."""
+    state, costs = module.model.initial_state(1), []
+    for token, target in pairwise(row):
+        logits, state = module.model.extend(torch.tensor([[token]]), state)
+        costs.append(-logits[0, 0].double().log_softmax(-1)[target].item())
+    return costs
+
+
+@torch.no_grad()
+def nats(module: LitLanguageModel, row: list[int]) -> list[float]:
+    """`one_by_one`, all at once."""
+    logits = module.model(torch.tensor([row[:-1]]))[0].double()
+    return [-logits[place].log_softmax(-1)[target].item() for place, target in enumerate(row[1:])]
+
+
+def test_the_loss_of_each_corpus_is_that_of_a_loop_over_its_tokens(
+    folder: Path, tested: Path, trained: LitLanguageModel
+) -> None:
+    other = [*OTHER.encode(), 256]
+    for row, ids in zip(read(tested, "corpora"), (own_ids(folder), other), strict=True):
+        costs = [cost for start in range(0, len(ids) - 16, 16) for cost in one_by_one(trained, ids[start : start + 17])]
+        loss = sum(costs) / len(costs)
+        assert int(row["tokens"]) == len(costs) == (len(ids) - 1) // 16 * 16
+        assert float(row["loss"]) == pytest.approx(loss, rel=1e-6)
+        assert float(row["perplexity"]) == pytest.approx(math.exp(loss), rel=1e-5)
+        assert float(row["bits_per_byte"]) == pytest.approx(sum(costs) / math.log(2) / int(row["bytes"]), rel=1e-6)
+
+
+def test_bytes_are_those_of_the_tokens_that_are_scored(folder: Path, tested: Path) -> None:
+    for row, ids in zip(read(tested, "corpora"), (own_ids(folder), [*OTHER.encode(), 256]), strict=True):
+        scored = ids[1 : 1 + int(row["tokens"])]
+        assert int(row["bytes"]) == len(scored) - scored.count(256)
+    assert row["corpus"] == str(folder / "other.txt")
+
+
+def test_the_first_tokens_alone_are_scored_if_no_more_are_wanted(folder: Path, trained: LitLanguageModel) -> None:
+    data = text(folder)
+    results = trainer(folder / "few", logger=False).test(trained, datamodule=data, max_tokens=330, contexts=[128, 320])
+    rows = read(folder / "few" / "runs" / "test", "corpora")
+    assert [row["tokens"] for row in rows] == ["320"]
+    ids = own_ids(folder)
+    costs = [cost for start in range(0, 320, 16) for cost in nats(trained, ids[start : start + 17])]
+    assert float(rows[0]["loss"]) == pytest.approx(sum(costs) / 320, rel=1e-6)
+    assert results == [{f"test/{name}": float(rows[0][name]) for name in ("loss", "perplexity", "bits_per_byte")}]
+    assert column(read(folder / "few" / "runs" / "test", "contexts"), "tokens") == [128, 128]
+
+
+def test_every_context_predicts_the_same_last_tokens(folder: Path, tested: Path, trained: LitLanguageModel) -> None:
+    rows, ids, window = read(tested, "contexts"), own_ids(folder), max(CONTEXTS)
+    windows = [ids[end - window : end + 1] for end in range(window, len(ids), window)]
+    assert len(windows) > 1
+    assert column(rows, "context") == sorted(CONTEXTS)
+    for row in rows:
+        lasts = [nats(trained, part[-int(row["context"]) - 1 :])[-LAST:] for part in windows]
+        costs = [cost for last in lasts for cost in last]
+        assert int(row["tokens"]) == len(costs)
+        assert float(row["loss"]) == pytest.approx(sum(costs) / len(costs), rel=1e-5)
+        assert float(row["perplexity"]) == pytest.approx(math.exp(float(row["loss"])))
+
+
+def test_positions_are_averaged_over_the_windows_of_the_longest_context(
+    folder: Path, tested: Path, trained: LitLanguageModel
+) -> None:
+    rows, ids, window = read(tested, "positions"), own_ids(folder), max(CONTEXTS)
+    ranges = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32), (33, 64), (65, 128), (129, 256), (257, 300)]
+    assert [(int(row["first"]), int(row["last"])) for row in rows] == ranges
+    costs = [nats(trained, ids[end - window : end + 1]) for end in range(window, len(ids), window)]
+    for row, (first, last) in zip(rows, ranges, strict=True):
+        part = [cost for of_window in costs for cost in of_window[first - 1 : last]]
+        assert int(row["tokens"]) == len(part)
+        assert float(row["loss"]) == pytest.approx(sum(part) / len(part), rel=1e-5)
+
+
+def test_pieces_add_up_to_their_corpus(tested: Path) -> None:
+    pieces = read(tested, "pieces")
+    for row in read(tested, "corpora"):
+        own = [piece for piece in pieces if piece["corpus"] == row["corpus"]]
+        assert column(own, "piece") == list(range(len(own)))
+        assert sum(column(own, "tokens")) == float(row["tokens"])
+        assert sum(column(own, "nats")) == pytest.approx(float(row["loss"]) * float(row["tokens"]), rel=1e-12)
+
+
+def test_a_piece_is_a_whole_number_of_blocks(folder: Path, trained: LitLanguageModel) -> None:
+    write_text(folder / "long.txt", words=1500)
+    data = text(folder, block_size=48)
+    options: dict[str, Any] = {"corpora": [str(folder / "long.txt")], "contexts": []}
+    trainer(folder / "pieces", logger=False).test(trained, datamodule=data, **options)
+    pieces = [row for row in read(folder / "pieces" / "runs" / "test", "pieces") if "long" in row["corpus"]]
+    *full, rest = column(pieces, "tokens")
+    assert set(full) == {2064}  # of the multiples of 48 the nearest to 2048
+    assert 0 < rest <= 2064
+    assert rest % 48 == 0
+    assert read(folder / "pieces" / "runs" / "test", "contexts") == []
+
+
+def test_blocks_that_start_with_an_end_lose_no_token(folder: Path, trained: LitLanguageModel) -> None:
+    data = text(folder, bos=True)
+    trainer(folder / "bos", logger=False).test(trained, datamodule=data, contexts=[128, 150])
+    [row], contexts = (read(folder / "bos" / "runs" / "test", name) for name in ("corpora", "contexts"))
+    ids = own_ids(folder)
+    assert int(row["tokens"]) == len(ids) // 16 * 16
+    starts = range(0, len(ids) - 15, 16)
+    costs = [cost for start in starts for cost in nats(trained, [256, *ids[start : start + 16]])]
+    assert float(row["loss"]) == pytest.approx(sum(costs) / len(costs), rel=1e-6)
+    lasts = [nats(trained, [256, *ids[end - 128 : end]]) for end in range(150, len(ids) + 1, 150)]
+    assert float(contexts[0]["loss"]) == pytest.approx(sum(map(sum, lasts)) / len(lasts) / 128, rel=1e-5)
+
+
+def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path) -> None:
+    program = "import sys, torch; from lit_modules.cli import main; torch.set_num_threads(1); main(sys.argv[1:])"
+    (folder / "program.py").write_text(program)
+    (folder / "two").mkdir()
+    ckpt_path = shutil.copy(run / "checkpoints" / "last.ckpt", folder / "two")
+    words = ["test", f"--ckpt_path={ckpt_path}", f"--contexts={CONTEXTS}", f"--corpora=[{folder / 'other.txt'}]"]
+    words += ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2"]
+    words += ["--trainer.precision=32-true"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "program.py", *words]
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250)
+    assert ran.returncode == 0, ran.stderr
+    assert "MEMBER: 2/2" in ran.stderr
+    assert ran.stdout.count("bits per byte") == 1
+    for name, columns in score_tables.COLUMNS.items():
+        one, two = read(tested, name), read(folder / "two" / "test", name)
+        for heading in columns:
+            if heading == "corpus":
+                assert [row[heading] for row in two] == [row[heading] for row in one]
+            else:
+                assert column(two, heading) == pytest.approx(column(one, heading), rel=1e-6)
+
+
+def test_a_test_that_is_cut_off_leaves_no_finished_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {name: [("1",) * len(columns)] for name, columns in score_tables.COLUMNS.items()}
+    score_tables.write(made, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv" for name in score_tables.COLUMNS}
+    replace = score_tables.replace_text
+
+    def fail(path: Path, content: str) -> None:
+        if path.name == "pieces.csv":
+            raise OSError("no room")
+        replace(path, content)
+
+    monkeypatch.setattr(score_tables, "replace_text", fail)
+    with pytest.raises(OSError, match="no room"):
+        score_tables.write(made, tmp_path)
+    assert (tmp_path / "positions.csv").exists()
+    assert not (tmp_path / "corpora.csv").exists()
+
+
+@pytest.mark.parametrize("made", [bytes_tokenizer, lambda: train_bpe([OTHER], 400)], ids=["bytes", "bpe"])
+def test_the_bytes_of_some_tokens_are_counted_exactly(made: Callable[[], Tokenizer], tmp_path: Path) -> None:
+    tokenizer = made()
+    documents = [OTHER, "€ " * 9, "<|endoftext|> is text here\n"]
+    file = token_file(tmp_path / "x.bin", lambda: documents, tokenizer)
+    ids = file.open().tolist()
+    of_each = [count_bytes(file, place, place + 1, tokenizer) for place in range(len(ids))]
+    assert sum(of_each) == count_bytes(file, 0, len(ids), tokenizer) == sum(len(text.encode()) for text in documents)
+    for place in range(len(ids)):
+        read_back = tokenizer.decode([token for token in ids[:place] if token != tokenizer.end])
+        if "\N{REPLACEMENT CHARACTER}" not in read_back:
+            assert sum(of_each[:place]) == len(read_back.encode())
+
+
+def test_other_tokenizers_have_the_bytes_of_an_average_token(tmp_path: Path) -> None:
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "größer": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    file = token_file(tmp_path / "x.bin", lambda: ["größer als größer"], Tokenizer(inner))
+    assert (file.tokens, file.bytes) == (4, 21)
+    assert count_bytes(file, 1, 3, Tokenizer(inner)) == round(21 * 2 / 4)
+
+
+def test_the_command_tests_with_a_config_and_prints_what_it_found(
+    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("rows.jsonl").write_text('{"input": "the people are free to say what"}\n' * 9, encoding="utf-8")
+    Path("test.yaml").write_text(
+        "corpora: [other.txt, {corpus: rows.jsonl, text_field: input}]\ncontexts: [130]\nmax_tokens: 200\n"
+    )
+    words = ["test", "--config=test.yaml", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache"]
+    main([*words, "--trainer.precision=32-true"])
+    shown = capsys.readouterr().out
+    assert "rows.jsonl" in shown
+    assert "context  loss of the last 128" in shown
+    assert "65 to 128" in shown
+    assert f"tables: {(run / 'test').relative_to(folder)}" in shown
+    assert [row["tokens"] for row in read(run / "test", "corpora")] == ["192", "192", "192"]
+
+
+def test_the_config_of_the_papers_sets_names_what_can_be_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load_dataset(name: str, config: str | None, *, cache_dir: str) -> dict[str, datasets.Dataset]:
+        assert (name, config) == ("emozilla/pg19-test", None)
+        return {"test": datasets.Dataset.from_dict({"text": [OTHER] * 3})}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.chdir(folder)
+    for name in ("qmsum", "gov_report", "summ_screen_fd"):
+        Path("scrolls", name).mkdir(parents=True)
+        Path("scrolls", name, "test.jsonl").write_text(json.dumps({"input": OTHER, "output": None}), encoding="utf-8")
+    config = PROJECT / "configs" / "paper" / "out_of_domain.yaml"
+    words = ["test", f"--config={config}", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache"]
+    main([*words, "--contexts=[128]"])
+    assert "emozilla/pg19-test" in capsys.readouterr().out
+
+
+def test_it_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["test", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Other corpora, each a name" in shown
+    assert "--contexts" in shown
+    assert "Most tokens of each corpus to score" in shown
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["--corpora=[nowhere.txt]"], ["corpus='nowhere.txt' is not there"]),
+        (["--corpora=[playz]"], ["corpus='playz' is not known", "'plays'"]),
+        (["--corpora=[{corpus: rows.jsonl}]"], ["no field text_field='text'", "input"]),
+        (["--corpora=[{corpuss: rows.jsonl}]"], ["corpora=[{corpuss: rows.jsonl}]", "text_field"]),
+        (["--corpora=[other.txt,other.txt]"], ["'other.txt' again", "there already"]),
+        (["--contexts=[512,5000]"], ["contexts=5000", "write a smaller number"]),
+        (["--contexts=[128,127]"], ["contexts=[128, 127]", "128 or more"]),
+        (["--contexts=[a]"], ["contexts"]),
+        (["--contexts=512"], ["contexts"]),
+        (["--max_tokens=0"], ["max_tokens=0"]),
+        (["--max_tokens=15"], ["data.block_size=16", "a larger max_tokens"]),
+        (["--max_tokens=many"], ["max_tokens=many"]),
+        (["--trainer.limit_test_batches=2"], ["limit_test_batches=2", "max_tokens"]),
+        (["--ckpt_path=missing.ckpt"], ["missing.ckpt"]),
+        (["--context=[128]"], ["did you mean --contexts?"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
+)
+def test_a_mistake_gets_one_sentence(
+    said: list[str],
+    expected: list[str],
+    folder: Path,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("rows.jsonl").write_text('{"input": "the people"}\n' * 9, encoding="utf-8")
+    words = ["test", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache", "--contexts=[128]"]
+    sentence = says([*words, *said], capsys)
+    assert all(part in sentence for part in expected), sentence
+    assert len(sentence) < 400
+
+
+def test_it_needs_a_trained_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--ckpt_path" in says(["test"], capsys)
+
+
+def test_a_module_with_loaders_of_its_own_is_tested_as_lightning_does(tmp_path: Path) -> None:
+    class Own(LightningModule):
+        def test_step(self, batch: torch.Tensor) -> None:
+            self.log("own", batch.mean())
+
+    loaders = torch.utils.data.DataLoader(torch.ones(4, 1), num_workers=0)
+    quiet = trainer(tmp_path, logger=False, limit_test_batches=2)
+    assert quiet.test(Own(), loaders, verbose=False) == [{"own": 1.0}]
+    with pytest.raises(ValueError, match=r"corpora=\['plays'\].*datamodule"):
+        quiet.test(Own(), loaders, corpora=["plays"])
