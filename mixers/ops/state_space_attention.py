@@ -112,6 +112,8 @@ class _Blocked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
+        if all(dy is None for dy in given):
+            return (None,) * len(inputs)
         gradients = tuple(None if x is None else torch.empty_like(x) for x in inputs)
         for at in _groups(inputs):
             part = [None if x is None else x.detach().requires_grad_() for x in _heads(inputs, INPUT_HEADS, at)]
