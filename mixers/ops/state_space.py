@@ -21,6 +21,9 @@ from mixers.ops.autocast import full_precision
 from mixers.ops.long_conv import long_conv
 from mixers.ops.op import TAKEN, Op
 
+# A state (b, h, 2, n, m) for products, and back.
+HEAD_FIRST, BATCH_FIRST = (1, 2, 3, 4, 0), (4, 0, 1, 2, 3)
+
 
 class Modes(NamedTuple):
     """What a token does to the state, and the state to an output."""
@@ -109,11 +112,12 @@ def chunkwise(u: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk
     """As matrix products over chunks, all of them at once, and recurrent between them; the last may be shorter."""
     outputs = []
     with full_precision(u.device):
+        now = None if state is None else state.permute(HEAD_FIRST)
         for at, chunk in chunks(u.shape[1], chunk_size, modes, skip):
-            y, state = equal_chunks(in_chunks(u[:, at], chunk), chunk, state)
+            y, now = equal_chunks(in_chunks(u[:, at], chunk), now, *chunk)
             outputs.append(in_order(y))
-    assert state is not None
-    return torch.cat(outputs, 1), state
+    assert now is not None
+    return torch.cat(outputs, 1), now.permute(BATCH_FIRST)
 
 
 def chunks(length: int, size: int, modes: Modes, skip: Tensor) -> list[tuple[slice, Chunk]]:
@@ -124,33 +128,40 @@ def chunks(length: int, size: int, modes: Modes, skip: Tensor) -> list[tuple[sli
 
 
 def in_chunks(u: Tensor, chunk: Chunk) -> Tensor:
-    """Inputs (b, t, h, m) as (h, c, i, b, m)."""
-    return u.unflatten(1, (-1, chunk.within.shape[-1])).permute(3, 2, 1, 0, 4).contiguous()
+    """Inputs (b, t, h, m) as (h, c, m, i, b)."""
+    return u.unflatten(1, (-1, chunk.within.shape[-1])).permute(3, 2, 4, 1, 0).contiguous()
 
 
 def in_order(y: Tensor) -> Tensor:
     """`in_chunks` undone."""
-    return y.permute(3, 2, 1, 0, 4).flatten(1, 2)
+    return y.permute(4, 3, 1, 0, 2).flatten(1, 2)
 
 
-def equal_chunks(u: Tensor, chunk: Chunk, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The outputs of (h, c, i, b, m), in the same order, and the state after them."""
-    within, read, write = (matrix.to(u.dtype) for matrix in chunk[:3])
-    through, inputs = chunk.through[..., None, None], u.flatten(2)
-    y, added = within @ inputs, (write @ inputs).unflatten(2, u.shape[2:]).unflatten(1, (2, -1))
-    first, *others = added.unbind(3)  # (h, 2, n, b, m) each
+def equal_chunks(u: Tensor, state: Tensor | None, *matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of (h, c, m, i, b), in the same order, and the state after them, (h, 2, n, m, b)."""
+    chunk = Chunk(*matrices)
+    within, *read, write_re, write_im = (
+        x.to(u.dtype) for x in (chunk.within, *chunk.read.chunk(2, 2), *chunk.write.chunk(2, 1))
+    )
+    through, inputs = chunk.through[..., None, None].unbind(1), u.flatten(2)
+    y = within @ inputs
+    added = [(write @ inputs).view(len(u), -1, *u.shape[2:]).unbind(3) for write in (write_re, write_im)]
     if state is None:
-        before, now = [torch.zeros_like(first, dtype=through.dtype)], first.to(through.dtype)
+        now = [torch.zeros_like(part[0], dtype=chunk.through.dtype) for part in added]
     else:
-        before = [state.permute(1, 2, 3, 0, 4)]
-        now = times(before[0], through) + first
-    for more in others:
-        before.append(now)
-        now = times(now, through) + more
-    if state is not None or others:
-        past = torch.stack(before, 3).to(u.dtype)
-        y = y + read @ past.flatten(1, 2).flatten(2)
-    return y.view(u.shape), now.permute(3, 0, 1, 2, 4)
+        now = list(state.unbind(1))
+    before: list[list[Tensor]] = [[], []]
+    for re, im in zip(*added, strict=True):
+        for part, kept in zip(now, before, strict=True):
+            kept.append(part)
+        now = [
+            torch.addcmul(torch.addcmul(re.to(now[0].dtype), now[0], through[0]), now[1], through[1], value=-1),
+            torch.addcmul(torch.addcmul(im.to(now[0].dtype), now[0], through[1]), now[1], through[0]),
+        ]
+    if state is not None or u.shape[3] > 1:
+        for by, kept in zip(read, before, strict=True):
+            y.baddbmm_(by, torch.stack(kept, 3).to(u.dtype).flatten(2))
+    return y.view(u.shape), torch.stack(now, 1)
 
 
 def nothing(u: Tensor, modes: Modes) -> Tensor:

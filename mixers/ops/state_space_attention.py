@@ -16,10 +16,17 @@ from torch.autograd.function import once_differentiable
 
 from mixers.ops.autocast import full_precision
 from mixers.ops.op import TAKEN, Op, blocks, eager_on_cpu
-from mixers.ops.state_space import Chunk, Modes, chunks, draw_modes, equal_chunks, in_chunks, in_order, state_space
-
-# Where the heads are in q, k, v, the state and a chunk's matrices, and in an output and the state.
-INPUT_HEADS, OUTPUT_HEADS = (2, 2, 2, 1, 0, 0, 0, 0), (2, 1)
+from mixers.ops.state_space import (
+    BATCH_FIRST,
+    HEAD_FIRST,
+    Modes,
+    chunks,
+    draw_modes,
+    equal_chunks,
+    in_chunks,
+    in_order,
+    state_space,
+)
 
 
 def recurrent(
@@ -83,20 +90,19 @@ def _by_chunks(
     state: Tensor | None,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
-    outputs = []
+    outputs, now = [], None if state is None else state.permute(HEAD_FIRST)
     with full_precision(skip.device):
         for at, chunk in chunks(qkv[0].shape[1], chunk_size, modes, skip):
-            o, state = run(*(x[:, at] for x in qkv), state, *chunk)
-            outputs.append(o)
-    assert state is not None
-    return torch.cat(outputs, 1), state
+            o, now = run(*(in_chunks(x[:, at], chunk) for x in qkv), now, *chunk)
+            outputs.append(in_order(o))
+    assert now is not None
+    return torch.cat(outputs, 1), now.permute(BATCH_FIRST)
 
 
 def _equal_chunks(q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, *matrices: Tensor) -> tuple[Tensor, Tensor]:
-    chunk = Chunk(*matrices)
-    q, k, v = (in_chunks(x, chunk) for x in (q, k, v))
-    y, state = equal_chunks(_outer(k, v), chunk, state)
-    return in_order(_read(q, y)), state
+    """The outputs of (h, c, p, i, b), in the same order, and the state after them, (h, 2, n, p², b)."""
+    y, state = equal_chunks(_outer(k, v, 2), state, *matrices)
+    return _read(q, y, 2), state
 
 
 class _Blocked(torch.autograd.Function):
@@ -104,50 +110,50 @@ class _Blocked(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs)
-        parts = [_equal_chunks(*_heads(inputs, INPUT_HEADS, at)) for at in _groups(inputs)]
-        o, state = zip(*parts, strict=True)
-        return torch.cat(o, 2), torch.cat(state, 1)
+        o, state = zip(*(_equal_chunks(*_part(inputs, at)) for at in _heads(inputs)), strict=True)
+        return torch.cat(o), torch.cat(state)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
-        if all(dy is None for dy in given):
-            return (None,) * len(inputs)
         gradients = tuple(None if x is None else torch.empty_like(x) for x in inputs)
-        for at in _groups(inputs):
-            part = [None if x is None else x.detach().requires_grad_() for x in _heads(inputs, INPUT_HEADS, at)]
+        directions = [dy.contiguous() for dy in given if dy is not None]
+        for at in _heads(inputs) if directions else []:
+            part = [None if x is None else x.detach().requires_grad_() for x in _part(inputs, at)]
             with torch.enable_grad():
                 outputs = _equal_chunks(*part)  # type: ignore[arg-type]
-            pairs = zip(outputs, _heads(given, OUTPUT_HEADS, at), strict=True)
-            wanted, directions = zip(*((y, dy) for y, dy in pairs if dy is not None), strict=True)
-            sources = [x for x in part if x is not None]
-            found = iter(torch.autograd.grad(wanted, sources, directions, allow_unused=True, materialize_grads=True))
-            for gradient in _heads(gradients, INPUT_HEADS, at):
-                if gradient is not None:
-                    gradient.copy_(next(found))
-        return gradients
+            wanted = [y for y, dy in zip(outputs, given, strict=True) if dy is not None]
+            found = torch.autograd.grad(
+                wanted,
+                [x for x in part if x is not None],
+                _part(directions, at),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for gradient, of_part in zip((g for g in gradients if g is not None), found, strict=True):
+                gradient[at] = of_part
+        return gradients if directions else (None,) * len(inputs)
 
 
-def _groups(inputs: Sequence[Tensor | None]) -> list[slice]:
-    """The heads to work on at once."""
+def _heads(inputs: Sequence[Tensor | None]) -> list[slice]:
+    """Which to work on at once."""
     q = inputs[0]
     assert q is not None
-    b, t, h, p = q.shape
-    return blocks(h, b * t * p * p)
+    return blocks(len(q), q[0].numel() * q.shape[2])
 
 
-def _heads(tensors: Sequence[Tensor | None], where: Sequence[int], at: slice) -> list[Any]:
-    return [
-        None if x is None else x.narrow(axis, at.start, at.stop - at.start)
-        for x, axis in zip(tensors, where, strict=True)
-    ]
+def _part(tensors: Sequence[Tensor | None], at: slice) -> list[Any]:
+    return [None if x is None else x[at] for x in tensors]
 
 
-def _outer(k: Tensor, v: Tensor) -> Tensor:
-    return (k[..., :, None] * v[..., None, :]).flatten(-2)
+def _outer(k: Tensor, v: Tensor, dim: int = -1) -> Tensor:
+    """All products of two numbers, one of k's and one of v's, which lie in that dimension."""
+    last = dim % k.ndim
+    return (k.unsqueeze(last + 1) * v.unsqueeze(last)).flatten(last, last + 1)
 
 
-def _read(q: Tensor, y: Tensor) -> Tensor:
-    """A query times a matrix of its head."""
-    return (q[..., None] * y.unflatten(-1, (q.shape[-1], -1))).sum(-2)
+def _read(q: Tensor, y: Tensor, dim: int = -1) -> Tensor:
+    """A query times what has become of the outer products."""
+    last = dim % q.ndim
+    return (q.unsqueeze(last + 1) * y.unflatten(last, (q.shape[last], -1))).sum(last)
