@@ -60,7 +60,7 @@ class H3(Mixer[H3State]):
         spectrum: Spectrum = "lin",
         discretisation: Discretisation = "bilinear",
         ssm_lr: float | None = 1e-3,
-        chunk_size: int = 64,
+        chunk_size: int = 128,
     ):
         super().__init__(dim)
         at_least(1, head_dim=head_dim, shift_size=shift_size, chunk_size=chunk_size)

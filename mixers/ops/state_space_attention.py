@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mixers.ops.autocast import full_precision
+from mixers.ops.autocast import full_precision, product_dtype
 from mixers.ops.op import TAKEN, Op, blocks, eager_on_cpu
 from mixers.ops.state_space import (
     BATCH_FIRST,
@@ -77,9 +77,7 @@ def blocked(
     q: Tensor, k: Tensor, v: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
     """`chunkwise` of a few heads at a time, whose outer products a cache holds; gradients make them again."""
-    precise = [x.to(skip.dtype) for x in (q, k, v)]
-    o, state = _by_chunks(_Blocked.apply, precise, modes, skip, state, chunk_size)
-    return o.to(v.dtype), state
+    return _by_chunks(_Blocked.apply, (q, k, v), modes, skip, state, chunk_size)
 
 
 def _by_chunks(
@@ -90,10 +88,11 @@ def _by_chunks(
     state: Tensor | None,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
+    dtype = product_dtype(*qkv)
     outputs, now = [], None if state is None else state.permute(HEAD_FIRST)
     with full_precision(skip.device):
         for at, chunk in chunks(qkv[0].shape[1], chunk_size, modes, skip):
-            o, now = run(*(in_chunks(x[:, at], chunk) for x in qkv), now, *chunk)
+            o, now = run(*(in_chunks(x[:, at].to(dtype), chunk) for x in qkv), now, *chunk)
             outputs.append(in_order(o))
     assert now is not None
     return torch.cat(outputs, 1), now.permute(BATCH_FIRST)
