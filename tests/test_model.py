@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import mixers
-from mixers import Attention, Hyena, LanguageModel, LinearAttention, Retention
+from mixers import H3, S4D, Attention, Hyena, LanguageModel, LinearAttention, Retention
 
 PAPER_BLOCKS = 16 * 12 * 1024**2
 
@@ -65,7 +65,7 @@ def test_options_out_of_range_are_named(options, message):
 
 
 @pytest.mark.parametrize("options", [{}, {"tie_embeddings": False, "norm": "rms", "ffn": "swiglu"}], ids=str)
-@pytest.mark.parametrize("mixer", [Retention, Attention, LinearAttention, partial(Hyena, max_length=30)])
+@pytest.mark.parametrize("mixer", [Retention, Attention, LinearAttention, partial(Hyena, max_length=30), H3, S4D])
 @pytest.mark.filterwarnings("ignore:Hyena alone has")
 def test_extending_over_any_split_is_forward(mixer, options):
     torch.manual_seed(0)

@@ -12,6 +12,8 @@ from mixers.ops.decay import Memory, chunkwise, decayed_attention, parallel, rec
 from mixers.ops.decay_blocked import blocked
 from mixers.ops.long_conv import long_conv
 from mixers.ops.op import Op
+from mixers.ops.state_space import state_space
+from mixers.ops.state_space_attention import state_space_attention
 from mixers.ops.wkv import NOTHING, Seen, wkv
 from mixers.parts.ahead import OUTPUTS
 from mixers.parts.growing import append, prepend
@@ -158,6 +160,31 @@ def test_a_long_convolution_takes_any_number_of_taps(length, taps, past, impleme
     torch.manual_seed(length)
     inputs = (randn(2, length, 3), randn(min(taps, length + past), 3), randn(2, past, 3))
     assert_same_with_gradients(long_conv[implementation].run, long_conv["reference"].run, inputs)
+
+
+@pytest.mark.parametrize("begins", [True, False], ids=["from nothing", "from a state"])
+@pytest.mark.parametrize("chunk_size", [1, 16, 1000])
+@pytest.mark.parametrize(
+    ("op", "form"), [(op, i.name) for op in (state_space, state_space_attention) for i in op.implementations[1:]]
+)
+def test_a_state_space_in_chunks_of_any_size_is_its_recurrence(op, form, chunk_size, begins):
+    torch.manual_seed(0)
+    *inputs, state, _ = op.examples(40, 8, torch.float64, CPU)
+    inputs = (*inputs, None if begins else state)
+    assert_same_with_gradients(
+        lambda *inputs: op[form].run(*inputs, chunk_size), lambda *inputs: op["reference"].run(*inputs), inputs
+    )
+
+
+def test_the_state_of_a_state_space_that_nobody_uses_has_no_gradient():
+    torch.manual_seed(0)
+    arguments = state_space_attention.examples(40, 8, torch.float64, CPU)
+    for used in (0, 1):
+        assert_same_with_gradients(
+            lambda *arguments: state_space_attention["blocked"].run(*arguments)[used],  # noqa: B023
+            lambda *arguments: state_space_attention["reference"].run(*arguments)[used],  # noqa: B023
+            arguments,
+        )
 
 
 @pytest.mark.parametrize("width", [1, 3, 4])

@@ -7,8 +7,10 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from mixers import GRU, LSTM, RWKV, Attention, Hyena, LanguageModel, LinearAttention, Retention
+from mixers import GRU, H3, LSTM, RWKV, S4D, Attention, Hyena, LanguageModel, LinearAttention, Retention
 from mixers.ops.rotary import retention_frequencies, rotary_frequencies
+from mixers.ops.state_space import kernel
+from mixers.ops.state_space_attention import state_space_attention
 
 DIM, LENGTH = 16, 11
 
@@ -213,3 +215,80 @@ def test_a_gru_is_torchs_cell_token_by_token(x):
         rows.append(h)
     assert_close(mixer(x[None])[0], torch.stack(rows), rtol=1e-9, atol=1e-12)
     assert_close(mixer.extend(x[None], mixer.initial_state(1))[1].hidden[0], h, rtol=1e-9, atol=1e-12)
+
+
+def discrete(ssm, spectrum, method):
+    """Ā, B̄ and C of each state space as complex numbers, from the paper's A and formulas."""
+    size = 2 * ssm.c.shape[-1]
+    n = torch.arange(size // 2, dtype=torch.float64)
+    a = {
+        "lin": -0.5 + 1j * math.pi * n,
+        "inv": -0.5 + 1j * size / math.pi * (size / (2 * n + 1) - 1),
+        "real": -(n + 1) + 0j,
+    }[spectrum]
+    learned = torch.complex(-ssm.dynamics.log_rate.exp(), ssm.dynamics.frequency)
+    assert_close(learned, a.expand_as(learned), rtol=1e-6, atol=1e-6)
+    a, dt = learned, ssm.dynamics.log_dt.exp()[:, None]
+    assert ((dt > 1e-3) & (dt < 0.1)).all()
+    c = torch.complex(*ssm.c.unbind(1))
+    if method == "zoh":
+        return torch.exp(dt * a), (torch.exp(dt * a) - 1) / a, c
+    return (1 + dt * a / 2) / (1 - dt * a / 2), dt / (1 - dt * a / 2), c
+
+
+SPECTRA = ["lin", "inv", "real"]
+DISCRETISATIONS = ["bilinear", "zoh"]
+
+
+@pytest.mark.parametrize("method", DISCRETISATIONS)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_s4d_is_its_recurrence_in_complex_numbers(x, spectrum, method):
+    mixer = built(S4D, spectrum=spectrum, discretisation=method)
+    a, b, c = discrete(mixer.ssm, spectrum, method)
+    state, outputs = torch.zeros_like(a), []
+    for u in x:
+        state = a * state + b * u[:, None]
+        outputs.append(2 * (c * state).sum(1).real + mixer.ssm.skip * u)
+    value, gate = mixer.out_proj(F.gelu(torch.stack(outputs))).split(DIM, -1)
+    assert_close(mixer(x[None])[0], value * gate.sigmoid(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", DISCRETISATIONS)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_the_kernel_of_a_state_space_is_the_papers_sum(spectrum, method):
+    ssm = built(S4D, spectrum=spectrum, discretisation=method).ssm
+    a, b, c = discrete(ssm, spectrum, method)
+    expected = torch.stack([2 * (c * b * a**i).sum(1).real for i in range(100)], 1)
+    expected[:, 0] += ssm.skip
+    assert_close(kernel(*ssm.modes(), 100), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", DISCRETISATIONS)
+@pytest.mark.parametrize("head_dim", [1, 4, 16])
+def test_h3_is_its_two_state_spaces_between_multiplications(x, head_dim, method):
+    mixer = built(H3, head_dim=head_dim, shift_size=5, discretisation=method)
+    a, b, c = discrete(mixer.ssm, "lin", method)
+    q, k, v = (projection(x) for projection in (mixer.q_proj, mixer.k_proj, mixer.v_proj))
+    shift = torch.zeros(DIM, 5, dtype=torch.float64)  # the state of the first, whose matrix moves each number on by one
+    states = [torch.zeros(len(a[0]), head_dim, head_dim, dtype=torch.complex128) for _ in a]
+    outputs = []
+    for n in range(LENGTH):
+        shift = torch.cat([k[n][:, None], shift[:, :-1]], 1)
+        shifted = (shift * mixer.shift.T).sum(1) + mixer.shift_skip * k[n]
+        heads = []
+        for h in range(DIM // head_dim):
+            at = slice(h * head_dim, (h + 1) * head_dim)
+            outer = torch.outer(shifted[at], v[n, at])
+            states[h] = a[h][:, None, None] * states[h] + b[h][:, None, None] * outer
+            y = 2 * (c[h][:, None, None] * states[h]).sum(0).real + mixer.ssm.skip[h] * outer
+            heads.append(q[n, at] @ y)
+        outputs.append(torch.cat(heads))
+    assert_close(mixer(x[None])[0], mixer.out_proj(torch.stack(outputs)), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("head_dim", [1, 4])
+def test_h3_is_its_convolution_of_outer_products(head_dim):
+    mixer, x = built(H3, head_dim=head_dim, chunk_size=16), torch.randn(2, 100, DIM, dtype=torch.float64)
+    chosen = mixer(x)
+    with state_space_attention.using("fourier"):
+        assert_close(mixer(x), chosen, rtol=1e-9, atol=1e-12)

@@ -9,6 +9,8 @@ from mixers.ops.long_conv import long_conv
 from mixers.ops.op import Op
 from mixers.ops.rotary import turned
 from mixers.ops.short_conv import short_conv
+from mixers.ops.state_space import state_space
+from mixers.ops.state_space_attention import state_space_attention
 from mixers.ops.wkv import wkv
 
 OPS: dict[str, Op[Any]] = {
@@ -16,6 +18,8 @@ OPS: dict[str, Op[Any]] = {
     "gated_norm": gated_norm,
     "long_conv": long_conv,
     "short_conv": short_conv,
+    "state_space": state_space,
+    "state_space_attention": state_space_attention,
     "turned": turned,
     "wkv": wkv,
 }

@@ -1,0 +1,76 @@
+"""S4D: each channel through a diagonal state space of its own (arXiv:2206.11893)."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mixers.checks import at_least
+from mixers.mixer import Mixer, state_dtype
+from mixers.ops.discretise import Discretisation
+from mixers.ops.state_space import state_space
+from mixers.parts.diagonal_ssm import DiagonalSSM, Spectrum
+from mixers.registry import register
+
+# Axes: b batch, t time, d channels, n modes.
+
+
+class S4DState(NamedTuple):
+    ssm: Tensor  # (b, d, 2, n, 1): the modes of each channel, real and imaginary parts
+
+
+@register("s4d")
+class S4D(Mixer[S4DState]):
+    """S4D, y = GLU(W gelu(K * u + D u)): one long convolution a channel, whose kernel is a diagonal state space's.
+
+    K_i = 2 Re Σ_n C_n B̄_n Ā_n^i (arXiv:2206.11893, section 3). Channels meet only in the output projection, which is
+    that of the authors' S4D code, twice as wide and gated by its own second half; the plain one of the first S4 is
+    `glu=False`. Kernels and states are float32 even in a half-precision model.
+
+    Args:
+        dim: Width of the input and of the output.
+        state_size: Numbers of state of a channel, N; in pairs that are complex numbers.
+        spectrum: A_n at the start: `lin` is -1/2 + iπn, `inv` -1/2 + i (N/π)(N/(2n+1) - 1), `real` -(n+1).
+        discretisation: `zoh`, the zero-order hold, is the authors' S4D; `bilinear` that of S4 and H3.
+        glu: Whether the output projection is gated.
+        ssm_lr: Learning rate of A and of the steps dt, which the authors keep at no more than 0.001. None means that of
+            the model.
+        chunk_size: Tokens mixed in parallel before the state is carried on. Changes speed and memory, not the result.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        state_size: int = 64,
+        spectrum: Spectrum = "lin",
+        discretisation: Discretisation = "zoh",
+        glu: bool = True,
+        ssm_lr: float | None = 1e-3,
+        chunk_size: int = 32,
+    ):
+        super().__init__(dim)
+        at_least(1, chunk_size=chunk_size)
+        self.chunk_size, self.glu = chunk_size, glu
+        self.ssm = DiagonalSSM(dim, size=state_size, spectrum=spectrum, method=discretisation, lr=ssm_lr)
+        self.out_proj = nn.Linear(dim, 2 * dim if glu else dim)
+
+    def initial_state(self, batch: int) -> S4DState:
+        c = self.ssm.c
+        return S4DState(c.new_zeros(batch, *c.shape, 1, dtype=state_dtype(c)))
+
+    def extend(self, x: Tensor, state: S4DState) -> tuple[Tensor, S4DState]:
+        y, ssm = self._mixed(x, state.ssm)
+        return y, S4DState(ssm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._mixed(x, None)[0]
+
+    def _mixed(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        modes, skip = self.ssm.modes()
+        y, state = state_space(x[..., None].to(skip.dtype), modes, skip, state, self.chunk_size)
+        y = self.out_proj(F.gelu(y.squeeze(-1)).to(x.dtype))
+        return F.glu(y, -1) if self.glu else y, state
