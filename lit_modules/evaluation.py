@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_modules.data.batches import Blocks, SizedLoader, Windows, in_order
 from lit_modules.data.token_file import TokenFile, count_bytes
 from lit_modules.metrics import SUM_DTYPE
-from lit_modules.text import Text
+from lit_modules.text import HeldOut, Text
 from mixers.checks import at_least
 
 LAST = 128  # tokens that contexts are compared on: RetNet's appendix B (arXiv:2307.08621)
@@ -50,11 +50,12 @@ class Sums(NamedTuple):
 class Evaluation(LightningDataModule):
     """The parts of a test: each corpus in blocks of the training's size, the model's own first, then each context.
 
-    Contexts are read on the test split of the model's own corpus, cut into windows of the longest of them: a shorter
+    Contexts are read on that split of the model's own corpus, cut into windows of the longest of them: a shorter
     one is the end of each window, so that all contexts have the same last tokens.
 
     Args:
         text: The data that the model was trained on.
+        split: Which part of them to score.
         others: Other corpora.
         contexts: Tokens that the model reads in all, up to the last of those that contexts are compared on.
         max_tokens: Most tokens of each corpus to score, from its beginning.
@@ -64,7 +65,12 @@ class Evaluation(LightningDataModule):
     """
 
     def __init__(
-        self, text: Text, others: Sequence[str | OtherText], contexts: Sequence[int], max_tokens: int | None
+        self,
+        text: Text,
+        split: HeldOut,
+        others: Sequence[str | OtherText],
+        contexts: Sequence[int],
+        max_tokens: int | None,
     ) -> None:
         super().__init__()
         at_least(1, max_tokens=1 if max_tokens is None else max_tokens)
@@ -74,6 +80,7 @@ class Evaluation(LightningDataModule):
                 f"on: write {LAST} or more."
             )
         self.text = text
+        self.split = split
         self.others = [OtherText(other) if isinstance(other, str) else other for other in others]
         self.contexts = sorted(set(contexts))
         self.max_tokens = max_tokens
@@ -109,7 +116,11 @@ class Evaluation(LightningDataModule):
         return count_bytes(part.file, start, stop, self.text.tokenizer)
 
     def _parts(self) -> tuple[list[Part], list[Part]]:
-        own, size, first = self.text.test_file, self.text.block_size, self.text.end if self.text.bos else None
+        own, size, first = (
+            self.text.held_out(self.split),
+            self.text.block_size,
+            self.text.end if self.text.bos else None,
+        )
         files = [(self.text.corpus, own)]
         files += [(other.corpus, self.text.other_file(other.corpus, other.text_field)) for other in self.others]
         corpora = [Part(name, file, Blocks(self._limited(file), block_size=size, first=first)) for name, file in files]

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
@@ -13,6 +13,9 @@ from lit_modules.data.prepared import PreparedText
 from lit_modules.data.token_file import TokenFile
 from lit_modules.data.tokenizer import Tokenizer
 from mixers.checks import at_least
+
+
+HeldOut = Literal["validation", "test"]
 
 
 class Text(LightningDataModule):
@@ -110,10 +113,9 @@ class Text(LightningDataModule):
         """UTF-8 bytes in the validation split per token, end tokens included: turns nats a token into bits a byte."""
         return self._text.validation.bytes / self._text.validation.tokens
 
-    @property
-    def test_file(self) -> TokenFile:
-        """The tokens of the test split."""
-        return self._text.test
+    def held_out(self, split: HeldOut) -> TokenFile:
+        """The tokens of a split that is not trained on."""
+        return self._text.test if split == "test" else self._text.validation
 
     def other_file(self, corpus: str, text_field: str) -> TokenFile:
         """The tokens, by this text's tokenizer, of another corpus: of its own test split or else of all of it."""

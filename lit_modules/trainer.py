@@ -24,7 +24,7 @@ from lit_modules.evaluation import Evaluation, OtherText, Scores
 from lit_modules.language_model import LitLanguageModel
 from lit_modules.precision import best_precision
 from lit_modules.stream import Sampling, complete, stream
-from lit_modules.text import Text
+from lit_modules.text import HeldOut, Text
 from mixers.benchmark import Setting, What
 from mixers.model import MixerFactory
 
@@ -166,6 +166,7 @@ class Trainer(pl.Trainer):
         verbose: bool = True,
         datamodule: pl.LightningDataModule | None = None,
         *,
+        split: HeldOut = "test",
         corpora: list[str | OtherText] = [],  # noqa: B006  (jsonargparse shows and copies it)
         contexts: list[int] = [512, 1024, 2048],  # noqa: B006
         max_tokens: int | None = None,
@@ -180,6 +181,7 @@ class Trainer(pl.Trainer):
             ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
             verbose: Whether to print the results.
             datamodule: The data.
+            split: Which split of the run's own corpus: settings are chosen on `validation`, and reported on `test`.
             corpora: Other corpora, each a name as `--data.corpus` takes it or {corpus: NAME, text_field: FIELD}.
             contexts: Tokens of context, for the perplexity of the last 128 of windows of the longest of them; that by
                 position is of the same windows.
@@ -200,7 +202,7 @@ class Trainer(pl.Trainer):
                 f"trainer.limit_test_batches={self.limit_test_batches} would leave out parts of the tables: set "
                 "max_tokens instead."
             )
-        evaluation = Evaluation(datamodule, corpora, contexts, max_tokens)
+        evaluation = Evaluation(datamodule, split, corpora, contexts, max_tokens)
         scores = Scores(evaluation)
         self.callbacks.append(scores)  # type: ignore[attr-defined]
         try:

@@ -76,7 +76,7 @@ def trained(run: Path) -> LitLanguageModel:
 
 def own_ids(folder: Path) -> list[int]:
     """The tokens of the run's test split."""
-    ids: list[int] = text(folder).test_file.open().tolist()
+    ids: list[int] = text(folder).held_out("test").open().tolist()
     return ids
 
 
