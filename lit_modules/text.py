@@ -14,7 +14,6 @@ from lit_modules.data.token_file import TokenFile
 from lit_modules.data.tokenizer import Tokenizer
 from mixers.checks import at_least
 
-
 HeldOut = Literal["validation", "test"]
 
 
