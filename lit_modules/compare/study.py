@@ -103,7 +103,8 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
     """The study that a YAML file describes.
 
     Args:
-        path: The file, with `rows`, `seeds` and `fit`, and perhaps `test` and `cost`.
+        path: The file, with `rows` and `fit`, and perhaps `seeds`, `test` and `cost`. Options of `fit`, `test` and
+            `cost` may also be in files of their own, which it names.
         folder: Where to keep everything; by default runs/compare/ and the file's name.
 
     Raises:
@@ -111,15 +112,12 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         ValueError: It does not describe a study.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"study={str(path)!r} is no file: write the path of a YAML file that describes one.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"study={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict) or not {"rows", "fit"} <= content.keys() <= KEYS:
-        there = f"has {', '.join(map(str, content))}" if isinstance(content, dict) else "has no keys"
-        raise ValueError(f"study={str(path)!r} {there}: it needs rows and fit, and may have seeds, test and cost.")
+    content = _read(path, "study")
+    if not {"rows", "fit"} <= content.keys() <= KEYS:
+        raise ValueError(
+            f"study={str(path)!r} has {', '.join(map(str, content)) or 'nothing'}: it needs rows and fit, and may have "
+            "seeds, test and cost."
+        )
     rows, seeds = content["rows"], content.get("seeds", [0])
     if not (isinstance(rows, dict) and rows and all(isinstance(options, dict) for options in rows.values())):
         raise ValueError(f"rows of study={str(path)!r} should give options to one or more names.")
@@ -133,10 +131,32 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         folder=Path(folder) if folder else Path("runs") / "compare" / path.stem,
         rows=rows,
         seeds=tuple(seeds),
-        fit=content["fit"],
-        test=content.get("test") or {},
-        cost=_cost(content.get("cost") or {}, path),
+        fit=_section(content, "fit", path),
+        test=_section(content, "test", path),
+        cost=_cost(_section(content, "cost", path), path),
     )
+
+
+def _section(content: Options, name: str, path: Path) -> Options:
+    """Options that stand in the study, or in a file that it names, which lies beside it."""
+    value = content.get(name) or {}
+    if isinstance(value, str):
+        return _read(path.parent / value, f"{name} of study={str(path)!r}, which")
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r} of study={str(path)!r} should be options, or a file of them.")
+    return value
+
+
+def _read(path: Path, what: str) -> Options:
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}={str(path)!r} is no file: write the path of a YAML file.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{what}={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{what}={str(path)!r} has no keys: it should be a YAML file of options.")
+    return content
 
 
 def _cost(options: Options, path: Path) -> CostOptions:

@@ -51,9 +51,9 @@ def quality(study: Study, rows: Sequence[RowResult]) -> Table:
     split = study.test.get("split", "test")
     return Table(
         title="Quality",
-        note=f"Nats a token over {tokens:,} tokens of the {split} split, which no run has read; mean ± standard deviation over "
-        f"seeds. Differences are to {study.first}, with the interval that covers 95 % of a paired bootstrap over "
-        "seeds and pieces of text: where it holds zero, this study does not tell the two apart.",
+        note=f"Nats a token over {tokens:,} tokens of the {split} split, which no run has read; mean ± standard "
+        f"deviation over seeds. Differences are to {study.first}, with the interval that covers 95 % of a paired "
+        "bootstrap over seeds and pieces of text: where it holds zero, this study does not tell the two apart.",
         columns=["", "loss", "difference", "95 % interval", "perplexity", "bits per byte", "runs"],
         rows=lines,
     )
