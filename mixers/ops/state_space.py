@@ -196,5 +196,5 @@ def _is_one_token(u: Tensor, *_: Any) -> str:
     return "one token is its own chunk" if u.shape[1] == 1 else TAKEN
 
 
-state_space.implementation("fourier", lambda *_: TAKEN)(convolved)
+state_space.implementation("fourier", lambda *_: TAKEN, automatic=False)(convolved)
 state_space.implementation("chunkwise", _is_one_token)(chunkwise)
