@@ -26,7 +26,7 @@ def test_a_mixer_is_found_by_its_name():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_list():
-    message = "No mixer is named 'retentoin'; did you mean 'retention'? There are: attention, hyena, "
+    message = "No mixer is named 'retentoin'; did you mean 'retention'? There are: attention, "
     with pytest.raises(KeyError) as error:
         mixers.get("retentoin")
     assert error.value.args[0].startswith(message)
