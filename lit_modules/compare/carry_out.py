@@ -22,6 +22,7 @@ from mixers.benchmark.memory import OUT_OF_MEMORY
 Status = Literal["waiting", "begun", "trained", "finished", "failed"]
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+OVER = ("finished", "failed")
 MINUTE, HOUR = 60, 3600
 FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
 
@@ -39,19 +40,21 @@ def carry_out(study: Study, runs: Sequence[Run], after_each: Callable[[], object
     """
     for run in runs:
         _check_same(run)
-    todo = [run for run in runs if status(run) not in ("finished", "failed")]
+    todo = [run for run in runs if status(run) not in OVER]
     print(f"{study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
-    start = time.monotonic()
-    for number, run in enumerate(todo):
-        print(f"\n{run.name} ({number + 1} of {len(todo)}){_left(start, number, len(todo))}", flush=True)
+    start, done = time.monotonic(), 0
+    for run in todo:
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(run.folder / "lock", timeout=0):
-                _carry_out(run, study.test)
+                if status(run) not in OVER:  # another process may have come by
+                    left = [run for run in todo if status(run) not in OVER]
+                    print(f"\n{run.name}{_left(start, done, left)}", flush=True)
+                    _carry_out(run, study.test)
+                    done += 1
+                    after_each()
         except Timeout:
-            print("another process is at it", flush=True)
-            continue
-        after_each()
+            print(f"\n{run.name}: another process is at it", flush=True)
 
 
 def status(run: Run) -> Status:
@@ -78,26 +81,14 @@ def why_it_failed(run: Run) -> str:
 
 
 def _carry_out(run: Run, test: Options) -> None:
-    options, last = run.folder / "options.yaml", last_checkpoint(run)
-    replace_text(options, yaml.safe_dump(run.options, sort_keys=False, allow_unicode=True))
-    if status(run) == "waiting":
-        _in_a_process(run, ["fit", f"--config={options}"])
-    elif status(run) == "begun":
-        _in_a_process(run, ["fit", f"--config={options}", f"--ckpt_path={last}"])
-    if status(run) == "trained":
-        asked = [f"--{name}={yaml.safe_dump(value, default_flow_style=True).strip()}" for name, value in test.items()]
-        _in_a_process(run, ["test", f"--ckpt_path={last}", *asked])
-
-
-def _in_a_process(run: Run, words: list[str]) -> None:
-    """Runs a command, and keeps the reason if it fails.
+    """Does what is left of a run, and keeps the reason if it fails.
 
     Raises:
         KeyboardInterrupt: It was asked to stop.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_child, args=(words, theirs))
+    process = context.Process(target=_child, args=(_commands(run, test), theirs))
     process.start()
     theirs.close()
     try:
@@ -115,6 +106,21 @@ def _in_a_process(run: Run, words: list[str]) -> None:
         replace_text(run.folder / "failed.txt", reason + "\n")
 
 
+def _commands(run: Run, test: Options) -> list[list[str]]:
+    """What is left to do, as words of the command line."""
+    options, last = run.folder / "options.yaml", last_checkpoint(run)
+    replace_text(options, yaml.safe_dump(run.options, sort_keys=False, allow_unicode=True))
+    asked = [f"--{name}={yaml.safe_dump(value, default_flow_style=True).strip()}" for name, value in test.items()]
+    testing = ["test", f"--ckpt_path={last}", *asked]
+    match status(run):
+        case "trained":
+            return [testing]
+        case "begun":
+            return [["fit", f"--config={options}", f"--ckpt_path={last}"], testing]
+        case _:
+            return [["fit", f"--config={options}"], testing]
+
+
 def _said(child: Connection) -> str:
     """Why a process that has ended failed, if it said so."""
     try:
@@ -123,13 +129,14 @@ def _said(child: Connection) -> str:
         return ""
 
 
-def _child(words: list[str], parent: Connection) -> None:
-    """A command; tells its parent why it failed, and stops when the parent is gone."""
+def _child(commands: list[list[str]], parent: Connection) -> None:
+    """Commands; tells its parent why one failed, and stops when the parent is gone."""
     from lit_modules.cli import CLI
 
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     try:
-        CLI(words)
+        for words in commands:
+            CLI(words)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED[0])
     except Exception as error:
@@ -181,8 +188,10 @@ def _flat(options: Options, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _left(start: float, done: int, todo: int) -> str:
+def _left(start: float, done: int, runs: Sequence[Run]) -> str:
+    """How many runs are left, and for how long at the speed so far."""
     if not done:
-        return ""
-    seconds = (time.monotonic() - start) / done * (todo - done)
-    return f", about {seconds / HOUR:.1f} hours to go" if seconds > HOUR else f", about {seconds / MINUTE:.0f} minutes"
+        return f" ({len(runs)} to do)"
+    seconds = (time.monotonic() - start) / done * len(runs)
+    time_left = f"{seconds / HOUR:.1f} hours" if seconds > HOUR else f"{seconds / MINUTE:.0f} minutes"
+    return f" ({len(runs)} to do, about {time_left})"

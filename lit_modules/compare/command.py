@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lit_modules import checkpoint
 from lit_modules.benchmark import machine
 from lit_modules.compare import board, report, tables
-from lit_modules.compare.carry_out import carry_out, last_checkpoint, status
+from lit_modules.compare.carry_out import OVER, carry_out, last_checkpoint, status
 from lit_modules.compare.cost import Cost, measure_costs, turns
 from lit_modules.compare.results import collect
 from lit_modules.compare.study import Study, read_study
@@ -44,7 +44,7 @@ def compare(
     runs = study.runs(rows, seeds)
     check(study)
     carry_out(study, runs, lambda: _report(study))
-    complete = all(status(run) in ("finished", "failed") for run in study.runs())
+    complete = all(status(run) in OVER for run in study.runs())
     page = _report(study, *(_costs(study, device) if complete else ({}, {})))
     print(f"\n{_plain(tables.quality(study, collect(study)))}\n\nreport: {shown(page)}", flush=True)
 

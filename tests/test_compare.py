@@ -1,0 +1,304 @@
+"""A study: what it says, the runs that it carries out, and the report of them."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from small_runs import write_text
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_modules.cli import main
+from lit_modules.compare.carry_out import status, why_it_failed
+from lit_modules.compare.cost import Cost, Growth, measure_costs
+from lit_modules.compare.difference import bootstrap, difference
+from lit_modules.compare.results import collect
+from lit_modules.compare.study import Study, overlaid, read_study, slug
+from mixers import LanguageModel, Retention
+
+PROJECT = Path(__file__).parent.parent
+
+STUDY = {
+    "seeds": [0, 1],
+    "fit": {
+        "trainer": {
+            "max_steps": 24,
+            "val_check_interval": 24,
+            "log_every_n_steps": 1,
+            "save_every_n_steps": 4,
+            "limit_val_batches": 1,
+            "accelerator": "cpu",
+            "precision": "32-true",
+        },
+        "model": {"dim": 16, "depth": 1, "warmup_steps": 2, "lr": 1e-2},
+        "data": {"corpus": "corpus.txt", "tokenizer": "bytes", "block_size": 32, "batch_size": 4, "cache_dir": "cache"},
+    },
+    "rows": {
+        "RetNet": {"model": {"mixer": {"class_path": "retention", "init_args": {"num_heads": 2}}}},
+        "Linear, one head": {"model": {"mixer": {"class_path": "linear_attention", "init_args": {"num_heads": 1}}}},
+    },
+    "test": {"contexts": [128, 256], "corpora": ["other.txt"]},
+    "cost": {"lengths": [64, 128], "rounds": 1},
+}
+BROKEN = {"model": {"mixer": "rwkv", "lr": 1e30, "warmup_steps": 0}}
+
+
+def prepare(folder: Path, **changes: object) -> Path:
+    """A folder with texts and a study."""
+    write_text(folder / "corpus.txt")
+    write_text(folder / "other.txt", words=400)
+    study = folder / "small.yaml"
+    study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False), encoding="utf-8")
+    return study
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study carried out, one row of which cannot be."""
+    folder, before = tmp_path_factory.mktemp("study"), Path.cwd()
+    path = prepare(folder, seeds=[0], rows={**STUDY["rows"], "Broken": BROKEN})
+    os.chdir(folder)
+    try:
+        main(["compare", str(path), f"--folder={folder / 'out'}", "--trainer.accelerator=cpu"])
+        return read_study(path, folder / "out")
+    finally:
+        os.chdir(before)
+
+
+def test_every_run_that_can_finish_does(done: Study) -> None:
+    assert [status(run) for run in done.runs()] == ["finished", "finished", "failed"]
+
+
+def test_a_row_that_fails_says_why_and_the_others_have_their_numbers(done: Study) -> None:
+    assert re.fullmatch(
+        r"the training loss is nan at step \d+: lower model.lr=1e\+30 .*", why_it_failed(done.runs()[2])
+    )
+    retnet, linear, broken = lines(done.folder / "report" / "rows.csv")
+    assert (broken["runs"], broken["loss"]) == ("0", "")
+    assert "seed 0: the training loss is nan" in broken["failed"]
+    assert float(linear["difference"]) == pytest.approx(float(linear["loss"]) - float(retnet["loss"]))
+    assert float(linear["low"]) < float(linear["difference"]) < float(linear["high"])
+
+
+def test_the_losses_are_those_of_test(done: Study) -> None:
+    runs = lines(done.folder / "report" / "runs.csv")
+    assert [(run["row"], run["corpus"]) for run in runs] == [
+        (row, corpus) for row in ("RetNet", "Linear, one head") for corpus in ("corpus.txt", "other.txt")
+    ]
+    tested = lines(done.folder / "retnet" / "seed_0" / "test" / "corpora.csv")
+    assert float(runs[0]["loss"]) == float(tested[0]["loss"])
+
+
+def test_a_run_is_an_ordinary_one_that_fit_can_do_alone(done: Study, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(done.folder.parent)
+    options = yaml.safe_load((done.folder / "retnet" / "seed_0" / "options.yaml").read_text(encoding="utf-8"))
+    options["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    main(["fit", f"--config={tmp_path / 'options.yaml'}"])
+    run = Path("retnet", "seed_0", "checkpoints", "last.ckpt")
+    ours, theirs = (torch.load(root / run, weights_only=True)["state_dict"] for root in (tmp_path, done.folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_page_needs_nothing_beside_it_and_has_every_row_and_picture(done: Study) -> None:
+    page = (done.folder / "report" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"<(script|link|img|iframe)|src=|@import|url\((?!#)", page)
+    assert page.count("<svg") == 4
+    for row in ("RetNet", "Linear, one head", "Broken", "The paper&#x27;s Table 1, measured", "other.txt"):
+        assert row in page
+    assert 'name="viewport"' in page
+    assert "@media print" in page
+
+
+def test_markdown_shows_the_same_tables(done: Study) -> None:
+    text = (done.folder / "report" / "report.md").read_text(encoding="utf-8")
+    assert "| RetNet | " in text
+    for picture in re.findall(r"\]\((\w+\.svg)\)", text):
+        assert (done.folder / "report" / picture).is_file()
+
+
+def test_tensorboard_has_the_runs_with_what_they_were_made_of(done: Study) -> None:
+    events = EventAccumulator(str(done.folder / "tensorboard" / "retnet" / "seed_0")).Reload()
+    [result] = collect(done)[0].results
+    assert events.Scalars("test/loss")[0].value == pytest.approx(result.loss)
+    assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
+
+
+def test_cost_is_measured_and_kept(done: Study) -> None:
+    kept = json.loads((done.folder / "cost.json").read_text(encoding="utf-8"))
+    cost = Cost.of(kept["rows"]["RetNet"])
+    model = LanguageModel(lambda dim: Retention(dim, num_heads=2), vocab_size=257, dim=16, depth=1)
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert cost.state_bytes.values[0] == cost.state_bytes.values[1]  # 8 · 16 · 2 + 8 · 2 numbers and a position
+    assert cost.state_bytes.values[0] == 4 * (2 * 8 * 16 + 2 * 8) + 8
+    assert cost.tokens_per_second is not None
+    assert cost.tokens_per_second > 0
+
+
+def test_what_is_finished_is_not_done_again(done: Study, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(done.folder.parent)
+    checkpoints = sorted(done.folder.rglob("*.ckpt"))
+    before = [path.stat().st_mtime_ns for path in checkpoints]
+    report = (done.folder / "report" / "index.html").read_text(encoding="utf-8")
+    main(["compare", "small.yaml", f"--folder={done.folder}", "--trainer.accelerator=cpu"])
+    assert "3 runs, 3 of them done" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in checkpoints] == before
+    assert (done.folder / "report" / "index.html").read_text(encoding="utf-8") == report
+
+
+def test_other_options_for_a_run_that_is_there_are_refused(done: Study, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(done.folder.parent)
+    changed = yaml.safe_load(Path("small.yaml").read_text(encoding="utf-8"))
+    changed["fit"]["model"]["dim"] = 32
+    Path("changed.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "changed.yaml", f"--folder={done.folder}"])
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: model\.dim=32 of RetNet, seed 0 is not what '.*' was begun with, 16: .*\n", error)
+
+
+def report_of(folder: Path) -> list[str]:
+    return [(folder / "report" / name).read_text(encoding="utf-8") for name in ("rows.csv", "runs.csv", "curves.svg")]
+
+
+def test_a_study_killed_in_the_middle_goes_on_to_the_same_report(tmp_path: Path) -> None:
+    path = prepare(tmp_path, seeds=[0])
+    words = [sys.executable, str(PROJECT / "cli.py"), "compare", str(path), "--rows=[RetNet]"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*words, f"--folder={folder}"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+        )
+
+    undisturbed = start("whole")
+    killed = start("killed")
+    checkpoint = tmp_path / "killed" / "retnet" / "seed_0" / "checkpoints" / "last.ckpt"
+    while not checkpoint.is_file() and killed.poll() is None:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "report").exists()
+    assert start("killed").wait() == 0
+    assert undisturbed.wait() == 0
+    assert report_of(tmp_path / "killed") == report_of(tmp_path / "whole")
+
+
+def test_rows_and_seeds_can_be_done_alone(tmp_path: Path) -> None:
+    study = read_study(prepare(tmp_path))
+    assert [run.name for run in study.runs(["RetNet"], [1])] == ["RetNet, seed 1"]
+    assert [run.name for run in study.runs()] == [
+        "RetNet, seed 0",
+        "Linear, one head, seed 0",
+        "RetNet, seed 1",
+        "Linear, one head, seed 1",
+    ]
+    assert study.runs()[3].folder == Path("runs/compare/small/linear_one_head/seed_1")
+
+
+def test_sections_may_be_files_beside_the_study(tmp_path: Path) -> None:
+    (tmp_path / "common.yaml").write_text(yaml.safe_dump(STUDY["fit"]), encoding="utf-8")
+    assert read_study(prepare(tmp_path, fit="common.yaml")).fit == STUDY["fit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"row": {}}, r"study='.*' has .*row.*: it needs rows and fit"),
+        ({"rows": {}}, "rows of study='.*' should give options to one or more names"),
+        ({"rows": {"A b": {}, "a-b": {}}}, "rows of study='.*' need names that differ in letters or digits"),
+        ({"seeds": "0"}, "seeds='0' of study='.*' should be a list of whole numbers"),
+        ({"fit": "missing.yaml"}, "fit of study='.*', which='.*missing.yaml' is no file"),
+        ({"test": [1]}, r"test=\[1\] of study='.*' should be options"),
+        ({"cost": {"length": [1]}}, "cost of study='.*' has 'length': it may have lengths and rounds"),
+        ({"cost": {"rounds": 0}}, "rounds=0 is too small"),
+        ({"rows": {"A": {"model": {"mixer": "retentoin"}}}}, "row 'A' of small: .*did you mean 'retention'"),
+        ({"rows": {"A": {"model": {"dmi": 3}}}}, "row 'A' of small: .*dmi"),
+    ],
+)
+def test_a_study_that_is_wrong_is_answered_in_a_sentence(changes, message, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = prepare(tmp_path, **changes)
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(path)])
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"), [("--rows=[Retnet]", "rows has 'Retnet'"), ("--seeds=[7]", "seeds has 7")]
+)
+def test_a_row_or_seed_that_is_not_there_is_named(word: str, message: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(prepare(tmp_path)), word])
+    assert message in capsys.readouterr().err
+
+
+def test_a_mixer_and_its_options_are_one_value() -> None:
+    below = {"model": {"lr": 1, "mixer": {"class_path": "a", "init_args": {"x": 1}}}, "data": {"seed": 0}}
+    above = {"model": {"mixer": {"class_path": "b"}}, "data": {"seed": 1}}
+    assert overlaid(below, above) == {"model": {"lr": 1, "mixer": {"class_path": "b"}}, "data": {"seed": 1}}
+
+
+def test_folders_are_named_after_their_rows() -> None:
+    assert slug("RetNet, γ = 1") == "retnet_gamma_1"
+
+
+def test_a_bootstraps_interval_is_that_of_the_normal_distribution_where_it_should_be() -> None:
+    draw = np.random.default_rng(0)
+    nats = draw.normal(0.1 * 100, 5, (1, 400))  # pieces of 100 tokens, 0.1 nats a token apart
+    found = bootstrap(nats, np.full(400, 100.0))
+    error = nats.std() / 100 / 400**0.5
+    assert found.mean == pytest.approx(nats.mean() / 100)
+    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.1 * error)
+    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.1 * error)
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    pieces = np.random.default_rng(0).normal(10, 5, (1, 400))
+    agree = bootstrap(np.repeat(pieces, 3, 0), np.full(400, 100.0))
+    apart = bootstrap(pieces + np.array([[-20.0], [0.0], [20.0]]), np.full(400, 100.0))
+    assert apart.mean == pytest.approx(agree.mean)
+    assert apart.high - apart.low > 5 * (agree.high - agree.low)
+    assert agree.is_clear
+    assert not apart.is_clear
+
+
+def test_a_row_is_no_different_from_itself(done: Study) -> None:
+    first = collect(done)[0]
+    assert difference(first, first, "corpus.txt") == (0, 0, 0)
+
+
+def test_growth_is_told_by_its_exponent() -> None:
+    lengths = [64, 128, 256]
+    assert Growth(lengths, [1.0, 4.0, 16.0]).exponent == pytest.approx(2)
+    assert Growth(lengths, [5.0, 5.0, 5.0]).exponent == pytest.approx(0)
+    assert Growth(lengths, [5.0, None, 5.0]).exponent is None
+
+
+def test_a_model_that_does_not_fit_is_a_gap_that_says_so(tmp_path: Path, monkeypatch) -> None:
+    def out_of_memory(self: Retention, x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Retention, "forward", out_of_memory)
+    costs = measure_costs(read_study(prepare(tmp_path)), 257, torch.float32, torch.device("cpu"), lambda _: None)
+    assert costs["RetNet"].tokens_per_second is None
+    assert costs["RetNet"].note == "out of memory"
+    assert costs["Linear, one head"].tokens_per_second is not None
