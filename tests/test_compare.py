@@ -46,7 +46,7 @@ STUDY = {
         "RetNet": {"model": {"mixer": {"class_path": "retention", "init_args": {"num_heads": 2}}}},
         "Linear, one head": {"model": {"mixer": {"class_path": "linear_attention", "init_args": {"num_heads": 1}}}},
     },
-    "test": {"contexts": [128, 256], "corpora": ["other.txt"]},
+    "test": {"split": "test", "contexts": [128, 256], "corpora": ["other.txt"]},
     "cost": {"lengths": [64, 128], "rounds": 1},
 }
 BROKEN = {"model": {"mixer": "rwkv", "lr": 1e30, "warmup_steps": 0}}

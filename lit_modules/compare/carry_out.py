@@ -1,5 +1,6 @@
 """Carrying out the runs of a study: each in a process of its own, so that one that fails takes nobody with it."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -110,7 +111,7 @@ def _commands(run: Run, test: Options) -> list[list[str]]:
     """What is left to do, as words of the command line."""
     options, last = run.folder / "options.yaml", last_checkpoint(run)
     replace_text(options, yaml.safe_dump(run.options, sort_keys=False, allow_unicode=True))
-    asked = [f"--{name}={yaml.safe_dump(value, default_flow_style=True).strip()}" for name, value in test.items()]
+    asked = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in test.items()]
     testing = ["test", f"--ckpt_path={last}", *asked]
     match status(run):
         case "trained":
