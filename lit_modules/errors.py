@@ -47,6 +47,8 @@ def sentence(message: str, options: Iterable[str] = ()) -> str:
         return f"{match[1]} cannot be set: it follows from {match[2]}."
     if re.search(r"arguments are required: benchmark\.what", message):
         return "Say what to measure: train, prefill or decode."
+    if re.search(r"arguments are required: compare\.study", message):
+        return "Say which study: the path of its YAML file."
     if match := re.search(r"arguments are required: \w+\.(\w+)", message):
         return f"Say which {match[1]}: --{match[1]}=..."
     if match := re.search(r"File does not exist: '(.*)'", message):

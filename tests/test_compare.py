@@ -18,10 +18,10 @@ from small_runs import write_text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_modules.cli import main
-from lit_modules.compare.carry_out import status, why_it_failed
 from lit_modules.compare.cost import Cost, Growth, measure_costs
 from lit_modules.compare.difference import bootstrap, difference
 from lit_modules.compare.results import collect
+from lit_modules.compare.status import status, why_it_failed
 from lit_modules.compare.study import Study, overlaid, read_study, slug
 from mixers import LanguageModel, Retention
 
@@ -54,7 +54,7 @@ BROKEN = {"model": {"mixer": "rwkv", "lr": 1e30, "warmup_steps": 0}}
 
 def prepare(folder: Path, **changes: object) -> Path:
     """A folder with texts and a study."""
-    write_text(folder / "corpus.txt")
+    write_text(folder / "corpus.txt", words=20_000)
     write_text(folder / "other.txt", words=400)
     study = folder / "small.yaml"
     study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False), encoding="utf-8")
@@ -164,7 +164,7 @@ def test_other_options_for_a_run_that_is_there_are_refused(done: Study, monkeypa
     monkeypatch.chdir(done.folder.parent)
     changed = yaml.safe_load(Path("small.yaml").read_text(encoding="utf-8"))
     changed["fit"]["model"]["dim"] = 32
-    Path("changed.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
+    Path("changed.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
         main(["compare", "changed.yaml", f"--folder={done.folder}"])
     error = capsys.readouterr().err
@@ -279,6 +279,13 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     assert apart.high - apart.low > 5 * (agree.high - agree.low)
     assert agree.is_clear
     assert not apart.is_clear
+
+
+def test_one_piece_of_text_gives_no_interval() -> None:
+    found = bootstrap(np.array([[3.0]]), np.array([100.0]))
+    assert found.mean == pytest.approx(0.03)
+    assert np.isnan([found.low, found.high]).all()
+    assert not found.is_clear
 
 
 def test_a_row_is_no_different_from_itself(done: Study) -> None:

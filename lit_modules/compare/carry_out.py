@@ -9,23 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Literal
 
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_modules import checkpoint
+from lit_modules.compare.status import OVER, check_same, last_checkpoint, status
 from lit_modules.compare.study import Options, Run, Study
 from lit_modules.data.cache import replace_text
 from mixers.benchmark.memory import OUT_OF_MEMORY
 
-Status = Literal["waiting", "begun", "trained", "finished", "failed"]
-
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-OVER = ("finished", "failed")
 MINUTE, HOUR = 60, 3600
-FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
 
 
 def carry_out(study: Study, runs: Sequence[Run], after_each: Callable[[], object]) -> None:
@@ -40,7 +34,7 @@ def carry_out(study: Study, runs: Sequence[Run], after_each: Callable[[], object
         ValueError: A run was begun with other options.
     """
     for run in runs:
-        _check_same(run)
+        check_same(run)
     todo = [run for run in runs if status(run) not in OVER]
     print(f"{study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
     start, done = time.monotonic(), 0
@@ -56,29 +50,6 @@ def carry_out(study: Study, runs: Sequence[Run], after_each: Callable[[], object
                     after_each()
         except Timeout:
             print(f"\n{run.name}: another process is at it", flush=True)
-
-
-def status(run: Run) -> Status:
-    """How far a run has come, as its folder shows."""
-    if (run.folder / "failed.txt").is_file():
-        return "failed"
-    if (run.folder / "test" / "corpora.csv").is_file():
-        return "finished"
-    last = last_checkpoint(run)
-    if not last.is_file():
-        return "waiting"
-    step: int = checkpoint.load(last)["global_step"]
-    return "trained" if step >= run.options["trainer"]["max_steps"] else "begun"
-
-
-def last_checkpoint(run: Run) -> Path:
-    return run.folder / "checkpoints" / "last.ckpt"
-
-
-def why_it_failed(run: Run) -> str:
-    """One sentence; nothing if it did not fail."""
-    note = run.folder / "failed.txt"
-    return note.read_text(encoding="utf-8").strip() if note.is_file() else ""
 
 
 def _carry_out(run: Run, test: Options) -> None:
@@ -167,26 +138,6 @@ def _meaning(exitcode: int) -> str:
     if exitcode == -getattr(signal, "SIGKILL", 9):
         return "SIGKILL, most likely for want of memory"
     return signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"
-
-
-def _check_same(run: Run) -> None:
-    options = run.folder / "options.yaml"
-    if not options.is_file():
-        return
-    there, asked = _flat(yaml.safe_load(options.read_text(encoding="utf-8"))), _flat(run.options)
-    for name in {**there, **asked}.keys() - FOLDERS:
-        if there.get(name) != asked.get(name):
-            raise ValueError(
-                f"{name}={asked.get(name)!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
-                f"{there.get(name)!r}: delete that folder, or write another --folder."
-            )
-
-
-def _flat(options: Options, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in options.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _left(start: float, done: int, runs: Sequence[Run]) -> str:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from lit_modules import checkpoint
 from lit_modules.benchmark import machine
 from lit_modules.compare import board, report, tables
-from lit_modules.compare.carry_out import OVER, carry_out, last_checkpoint, status
+from lit_modules.compare.carry_out import carry_out
 from lit_modules.compare.cost import Cost, measure_costs, turns
 from lit_modules.compare.results import collect
+from lit_modules.compare.status import OVER, last_checkpoint, status
 from lit_modules.compare.study import Study, read_study
 from lit_modules.compare.tables import Table
 from lit_modules.data.cache import replace_text

@@ -1,5 +1,6 @@
 """How much one row is worse than another, and how sure that is."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ COVERED = 0.95
 
 
 class Difference(NamedTuple):
-    """Mean loss of a row minus that of another, in nats a token, with the interval that covers 95 %."""
+    """Mean loss of a row minus that of another, in nats a token, with the interval that covers 95 %, nan if unknown."""
 
     mean: float
     low: float
@@ -49,12 +50,15 @@ def bootstrap(nats: np.ndarray, tokens: np.ndarray, *, seed: int = 0) -> Differe
         seed: Of the draws.
     """
     seeds, pieces = nats.shape
+    mean = float(nats.sum() / seeds / tokens.sum())
+    if pieces == 1:
+        return Difference(mean, math.nan, math.nan)
     draw = np.random.default_rng(seed)
     seed_counts = draw.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
     piece_counts = draw.multinomial(pieces, np.full(pieces, 1 / pieces), DRAWS)
     sums = ((seed_counts @ nats) * piece_counts).sum(1) / seeds
     low, high = np.quantile(sums / (piece_counts @ tokens), [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    return Difference(float(nats.sum() / seeds / tokens.sum()), float(low), float(high))
+    return Difference(mean, float(low), float(high))
 
 
 def spread(losses: Sequence[float]) -> float | None:

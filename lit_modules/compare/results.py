@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_modules.compare.carry_out import status, why_it_failed
+from lit_modules.compare.status import status, why_it_failed
 from lit_modules.compare.study import Run, Study
 
 ALL_SCALARS = {"scalars": 0}  # TensorBoard's reader thins out what it is not told to keep

@@ -13,6 +13,7 @@ from mixers.checks import at_least
 Options = dict[str, Any]
 
 KEYS = {"rows", "seeds", "fit", "test", "cost"}
+NEEDED = (("trainer", "max_steps"), ("data", "block_size"), ("data", "batch_size"))  # what rows must not differ in
 SPELT = {"γ": "gamma", "=": "", "+": " plus "}  # in the names of folders
 LOGGER = "pytorch_lightning.loggers.TensorBoardLogger"
 
@@ -126,12 +127,16 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
     slugs = [slug(row) for row in rows]
     if len(set(slugs)) < len(slugs) or not all(slugs):
         raise ValueError(f"rows of study={str(path)!r} need names that differ in letters or digits.")
+    fit = _section(content, "fit", path)
+    for section, option in NEEDED:
+        if not isinstance((fit.get(section) or {}).get(option), int):
+            raise ValueError(f"fit of study={str(path)!r} needs {section}.{option}: write a whole number.")
     return Study(
         name=path.stem,
         folder=Path(folder) if folder else Path("runs") / "compare" / path.stem,
         rows=rows,
         seeds=tuple(seeds),
-        fit=_section(content, "fit", path),
+        fit=fit,
         test=_section(content, "test", path),
         cost=_cost(_section(content, "cost", path), path),
     )

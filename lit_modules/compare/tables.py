@@ -1,5 +1,6 @@
 """The tables of a report."""
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -41,7 +42,7 @@ def quality(study: Study, rows: Sequence[RowResult]) -> Table:
                 row.name,
                 f"{np.mean(losses):.4f}" + ("" if apart is None else f" ± {apart:.4f}"),
                 MISSING if found is None else f"{found.mean:+.4f}",
-                MISSING if found is None else f"{found.low:+.4f} to {found.high:+.4f}",
+                MISSING if found is None or math.isnan(found.low) else f"{found.low:+.4f} to {found.high:+.4f}",
                 f"{np.exp(np.mean(losses)):.2f}",
                 f"{np.mean(losses) * first.bits_per_byte / first.loss:.4f}",
                 ran(row, study),

@@ -1,0 +1,58 @@
+"""How far the runs of a study have come, as their folders show."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from lit_modules import checkpoint
+from lit_modules.compare.study import Options, Run
+
+Status = Literal["waiting", "begun", "trained", "finished", "failed"]
+
+OVER = ("finished", "failed")
+FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
+
+
+def status(run: Run) -> Status:
+    """How far a run has come, as its folder shows."""
+    if (run.folder / "failed.txt").is_file():
+        return "failed"
+    if (run.folder / "test" / "corpora.csv").is_file():
+        return "finished"
+    last = last_checkpoint(run)
+    if not last.is_file():
+        return "waiting"
+    step: int = checkpoint.load(last)["global_step"]
+    return "trained" if step >= run.options["trainer"]["max_steps"] else "begun"
+
+
+def last_checkpoint(run: Run) -> Path:
+    return run.folder / "checkpoints" / "last.ckpt"
+
+
+def why_it_failed(run: Run) -> str:
+    """One sentence; nothing if it did not fail."""
+    note = run.folder / "failed.txt"
+    return note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+
+
+def check_same(run: Run) -> None:
+    """Raises ValueError if a run was begun with other options than it has now."""
+    options = run.folder / "options.yaml"
+    if not options.is_file():
+        return
+    there, asked = _flat(yaml.safe_load(options.read_text(encoding="utf-8"))), _flat(run.options)
+    for name in sorted({**there, **asked}.keys() - FOLDERS):
+        if there.get(name) != asked.get(name):
+            raise ValueError(
+                f"{name}={asked.get(name)!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
+                f"{there.get(name)!r}: delete that folder, or write another --folder."
+            )
+
+
+def _flat(options: Options, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

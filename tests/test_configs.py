@@ -1,0 +1,74 @@
+"""The configs of the paper's models and of studies: what they describe can be built, and has the size it says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_modules.cli import main
+from lit_modules.compare.command import check
+from lit_modules.compare.cost import built
+from lit_modules.compare.study import overlaid, read_study
+from mixers.benchmark import Setting
+from mixers.model import BLOCK_PARAMETERS
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+STUDIES = ["comparison/laptop.yaml", "comparison/rates.yaml", "paper/comparison.yaml"]
+
+# Parameters with GPT-2's 50,257 tokens and tied embeddings.
+SIZES = {"200m": 0.253e9, "1.3b": 1.31e9, "2.7b": 2.65e9, "6.7b": 6.65e9, "3b": 2.65e9}
+
+
+def options_of(name: str) -> dict:
+    return yaml.safe_load((CONFIGS / "paper" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_model_of_the_paper_has_its_size(name):
+    options = options_of(name)["model"]
+    with torch.device("meta"):
+        counts = built({"mixer": "retention", **options}, Setting(0, vocab_size=50257)).parameter_counts()
+    assert sum(counts.values()) == pytest.approx(SIZES[name], rel=0.005)
+    blocks = BLOCK_PARAMETERS * options["dim"] ** 2 * options["depth"]
+    assert counts["mixer"] + counts["feed_forward"] == pytest.approx(blocks, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_config_of_the_paper_has_only_options_of_fit(name, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["fit", f"--config={CONFIGS}/paper/{name}.yaml", "--print_config"])
+    assert f"dim: {options_of(name)['model']['dim']}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", STUDIES)
+def test_every_row_of_a_study_has_only_options_of_fit(path):
+    check(read_study(CONFIGS / path))
+
+
+@pytest.mark.parametrize("path", ["comparison/laptop.yaml", "paper/comparison.yaml"])
+def test_the_rows_of_a_comparison_have_blocks_of_the_same_size(path):
+    study = read_study(CONFIGS / path)
+    for row, options in study.rows.items():
+        model = overlaid(study.fit, options)["model"]
+        with torch.device("meta"):
+            counts = built(model, Setting(0, vocab_size=8192)).parameter_counts()
+        blocks = BLOCK_PARAMETERS * model["dim"] ** 2 * model["depth"]
+        assert counts["mixer"] + counts["feed_forward"] == pytest.approx(blocks, rel=0.01), row
+
+
+def test_rates_are_tried_for_every_mixer_of_the_laptops_comparison():
+    laptop, rates = (read_study(CONFIGS / "comparison" / name) for name in ("laptop.yaml", "rates.yaml"))
+    tried = [options["model"] for options in rates.rows.values()]
+    for row, options in laptop.rows.items():
+        if not row.startswith("RetNet,"):
+            assert options["model"] in tried, row
+        else:
+            assert options["model"]["lr"] == laptop.rows["RetNet"]["model"]["lr"], row
+    assert {**rates.fit["trainer"], **laptop.fit["trainer"]} == laptop.fit["trainer"]
+    assert (rates.fit["model"], rates.fit["data"]) == (laptop.fit["model"], laptop.fit["data"])
+
+
+def test_the_papers_sets_are_options_of_test():
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["test", f"--config={CONFIGS}/paper/out_of_domain.yaml", "--print_config"])
