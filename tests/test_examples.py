@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from lit_modules.cli import main
+from lit_modules.compare.study import read_study
 from mixers import registry
 from mixers.testing import LAWS
 
@@ -34,7 +35,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 def folder(tmp_path, monkeypatch):
     """A folder to run in, with a text and the project's configs."""
     monkeypatch.chdir(tmp_path)
-    Path("corpus.txt").write_text("It was the best of times, it was the worst of times.\n" * 50, encoding="utf-8")
+    Path("corpus.txt").write_text("It was the best of times, it was the worst of times.\n" * 80, encoding="utf-8")
     shutil.copytree(PROJECT / "configs", "configs")
     monkeypatch.setenv("LIT_MIXERS_CACHE", str(tmp_path / "cache"))
     return tmp_path
@@ -49,7 +50,7 @@ def test_every_config_trains(config, folder, capsys):
 def test_every_command_of_the_readme_runs(folder, capsys):
     lines = re.findall(r"^python cli\.py .*$", README, re.MULTILINE)
     commands = [shlex.split(line, comments=True)[2:] for line in lines]
-    kinds = ["fit", "fit", "fit", "fit", "generate", "validate", "benchmark"]
+    kinds = ["fit", "fit", "fit", "fit", "generate", "validate", "test", "compare", "benchmark"]
     assert [command[0] for command in commands] == kinds
     for command in commands:
         if any(".help" in word for word in command):
@@ -57,6 +58,10 @@ def test_every_command_of_the_readme_runs(folder, capsys):
                 main(command)
         elif command[0] == "fit":
             main([*command, *SMALL, "--data.corpus=corpus.txt"])
+        elif command[0] == "test":
+            main([*command, "--trainer.accelerator=cpu", "--contexts=[128]", "--max_tokens=300"])
+        elif command[0] == "compare":  # a small one is in test_compare.py, and this one is looked at in test_configs.py
+            assert read_study(command[1]).name == "laptop"
         elif command[0] == "benchmark":
             main([*command, "--lengths=[16]", "--dim=64", "--rounds=1", "--repeats=1"])
         else:
