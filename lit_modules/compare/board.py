@@ -25,6 +25,8 @@ def write(folder: Path, rows: Sequence[RowResult], report: str) -> None:
             name = f"{result.run.folder.parent.name}/{result.run.folder.name}"
             with SummaryWriter(str(folder / name)) as writer:
                 writer.add_hparams(_made_of(row.name, result), _metrics(result), run_name=".")
+                for point in result.positions:
+                    writer.add_scalar("test/loss by position", point.loss, point.last)
 
 
 def _made_of(row: str, result: Result) -> dict[str, str | int | float]:
