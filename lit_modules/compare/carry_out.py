@@ -58,9 +58,22 @@ def _carry_out(run: Run, test: Options) -> None:
     Raises:
         KeyboardInterrupt: It was asked to stop.
     """
+    for words in _commands(run, test):
+        if reason := _in_a_process(words):
+            print(f"failed: {reason}", flush=True)
+            replace_text(run.folder / "failed.txt", reason + "\n")
+            return
+
+
+def _in_a_process(words: list[str]) -> str:
+    """Runs a command; why it failed, or nothing.
+
+    Raises:
+        KeyboardInterrupt: It was asked to stop.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_child, args=(_commands(run, test), theirs))
+    process = context.Process(target=_child, args=(words, theirs))
     process.start()
     theirs.close()
     try:
@@ -71,11 +84,7 @@ def _carry_out(run: Run, test: Options) -> None:
     reason = _said(ours)
     if process.exitcode in INTERRUPTED:
         raise KeyboardInterrupt
-    if process.exitcode and not reason:
-        reason = f"the process ended with {_meaning(process.exitcode)}"
-    if reason:
-        print(f"failed: {reason}", flush=True)
-        replace_text(run.folder / "failed.txt", reason + "\n")
+    return reason or (f"the process ended with {_meaning(process.exitcode)}" if process.exitcode else "")
 
 
 def _commands(run: Run, test: Options) -> list[list[str]]:
@@ -101,14 +110,14 @@ def _said(child: Connection) -> str:
         return ""
 
 
-def _child(commands: list[list[str]], parent: Connection) -> None:
-    """Commands; tells its parent why one failed, and stops when the parent is gone."""
+def _child(words: list[str], parent: Connection) -> None:
+    """A command; tells its parent why it failed, and stops when the parent is gone."""
     from lit_modules.cli import CLI
 
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
+    sys.argv[1:] = words  # what Lightning starts again for each of several devices
     try:
-        for words in commands:
-            CLI(words)
+        CLI(words)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED[0])
     except Exception as error:
