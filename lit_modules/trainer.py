@@ -13,12 +13,13 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules import checkpoint, score_tables, summary
+from lit_modules import checkpoint, summary
 from lit_modules.callbacks.keep_last import KeepLast
 from lit_modules.callbacks.progress import Progress, Speed
 from lit_modules.callbacks.samples import Samples
 from lit_modules.commands import Commands
-from lit_modules.evaluation import Evaluation, OtherText, Scores
+from lit_modules.evaluation import tables
+from lit_modules.evaluation.scores import Evaluation, OtherText, Scores
 from lit_modules.language_model import LitLanguageModel
 from lit_modules.precision import best_precision
 from lit_modules.text import HeldOut, Text
@@ -205,7 +206,7 @@ class Trainer(Commands):
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
         folder = checkpoint.beside(path) if path else Path(self.log_dir or self.default_root_dir)
-        return score_tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
+        return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
 
     def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
         """TensorBoard in the folder of the run that goes on, or in a new one named after the mixer."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_modules.continuations import likelihoods
+from lit_modules.evaluation.continuations import likelihoods
 from mixers import LanguageModel, available
 
 PAIRS = [([1, 2, 3], [4, 5]), ([7], [8]), ([9] * 30, [1] * 11), ([5, 5], [0, 0, 0])]

@@ -20,11 +20,11 @@ from pytorch_lightning import LightningModule
 from small_runs import model, text, trainer, write_text
 from test_cli import says
 
-from lit_modules import score_tables
 from lit_modules.cli import main
 from lit_modules.data.token_file import count_bytes, token_file
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
-from lit_modules.evaluation import LAST, OtherText
+from lit_modules.evaluation import tables
+from lit_modules.evaluation.scores import LAST, OtherText
 from lit_modules.language_model import LitLanguageModel
 
 PROJECT = Path(__file__).parents[1]
@@ -204,7 +204,7 @@ def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path)
     assert ran.returncode == 0, ran.stderr
     assert "MEMBER: 2/2" in ran.stderr
     assert ran.stdout.count("bits per byte") == 1
-    for name, columns in score_tables.COLUMNS.items():
+    for name, columns in tables.COLUMNS.items():
         one, two = read(tested, name), read(folder / "two" / "test", name)
         for heading in columns:
             if heading == "corpus":
@@ -214,19 +214,19 @@ def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path)
 
 
 def test_a_test_that_is_cut_off_leaves_no_finished_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {name: [("1",) * len(columns)] for name, columns in score_tables.COLUMNS.items()}
-    score_tables.write(made, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv" for name in score_tables.COLUMNS}
-    replace = score_tables.replace_text
+    made = {name: [("1",) * len(columns)] for name, columns in tables.COLUMNS.items()}
+    tables.write(made, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv" for name in tables.COLUMNS}
+    replace = tables.replace_text
 
     def fail(path: Path, content: str) -> None:
         if path.name == "pieces.csv":
             raise OSError("no room")
         replace(path, content)
 
-    monkeypatch.setattr(score_tables, "replace_text", fail)
+    monkeypatch.setattr(tables, "replace_text", fail)
     with pytest.raises(OSError, match="no room"):
-        score_tables.write(made, tmp_path)
+        tables.write(made, tmp_path)
     assert (tmp_path / "positions.csv").exists()
     assert not (tmp_path / "corpora.csv").exists()
 

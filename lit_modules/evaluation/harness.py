@@ -1,4 +1,7 @@
-"""Checkpoints in EleutherAI's lm-evaluation-harness: `python -m lit_modules.harness --ckpt_path=last --tasks=[...]`."""
+"""Checkpoints in EleutherAI's lm-evaluation-harness.
+
+python -m lit_modules.evaluation.harness --ckpt_path=last --tasks=[...]
+"""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -12,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, make_table
 
 from lit_modules import checkpoint
-from lit_modules.continuations import likelihoods
+from lit_modules.evaluation.continuations import likelihoods
 from lit_modules.stream import Sampling, complete
 from mixers.checks import at_least
 

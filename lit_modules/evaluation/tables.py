@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_modules import summary
 from lit_modules.data.cache import replace_text
-from lit_modules.evaluation import LAST, Evaluation, Part, Sums
+from lit_modules.evaluation.scores import LAST, Evaluation, Part, Sums
 
 PIECE = 2048  # tokens of about a piece: enough of them for a paired bootstrap, each long enough to be nearly its own
 
