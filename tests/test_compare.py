@@ -69,14 +69,13 @@ def lines(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """A study carried out, one row of which cannot be."""
-    folder, before = tmp_path_factory.mktemp("study"), Path.cwd()
+    folder = tmp_path_factory.mktemp("study")
     path = prepare(folder, seeds=[0], rows={**STUDY["rows"], "Broken": BROKEN})
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")  # as many as in this process, for the same rounding
         main(["compare", str(path), f"--folder={folder / 'out'}", "--trainer.accelerator=cpu"])
-        return read_study(path, folder / "out")
-    finally:
-        os.chdir(before)
+    return read_study(path, folder / "out")
 
 
 def test_every_run_that_can_finish_does(done: Study) -> None:
