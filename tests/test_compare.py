@@ -18,6 +18,7 @@ from small_runs import write_text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_modules.cli import main
+from lit_modules.compare import carry_out
 from lit_modules.compare.cost import Cost, Growth, measure_costs
 from lit_modules.compare.difference import bootstrap, difference
 from lit_modules.compare.results import collect
@@ -297,6 +298,26 @@ def test_growth_is_told_by_its_exponent() -> None:
     assert Growth(lengths, [1.0, 4.0, 16.0]).exponent == pytest.approx(2)
     assert Growth(lengths, [5.0, 5.0, 5.0]).exponent == pytest.approx(0)
     assert Growth(lengths, [5.0, None, 5.0]).exponent is None
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (FloatingPointError("the training loss is nan"), "the training loss is nan"),
+        (ValueError("two\nlines"), "ValueError: two lines"),
+    ],
+)
+def test_a_run_says_in_a_sentence_why_it_failed(error: Exception, reason: str) -> None:
+    assert carry_out.reason(error) == reason
+
+
+def test_a_process_that_was_killed_is_said_to_have_been() -> None:
+    assert carry_out.meaning(-signal.SIGKILL) == "SIGKILL, most likely for want of memory"
+    assert carry_out.meaning(-signal.SIGSEGV) == "SIGSEGV"
+    assert carry_out.meaning(3) == "exit code 3"
 
 
 def test_a_model_that_does_not_fit_is_a_gap_that_says_so(tmp_path: Path, monkeypatch) -> None:

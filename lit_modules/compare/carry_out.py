@@ -59,9 +59,9 @@ def _carry_out(run: Run, test: Options) -> None:
         KeyboardInterrupt: It was asked to stop.
     """
     for words in _commands(run, test):
-        if reason := _in_a_process(words):
-            print(f"failed: {reason}", flush=True)
-            replace_text(run.folder / "failed.txt", reason + "\n")
+        if why := _in_a_process(words):
+            print(f"failed: {why}", flush=True)
+            replace_text(run.folder / "failed.txt", why + "\n")
             return
 
 
@@ -81,10 +81,10 @@ def _in_a_process(words: list[str]) -> str:
     except KeyboardInterrupt:  # Ctrl-C reaches the child as well: it saves and ends
         process.join()
         raise
-    reason = _said(ours)
+    said = _said(ours)
     if process.exitcode in INTERRUPTED:
         raise KeyboardInterrupt
-    return reason or (f"the process ended with {_meaning(process.exitcode)}" if process.exitcode else "")
+    return said or (f"the process ended with {meaning(process.exitcode)}" if process.exitcode else "")
 
 
 def _commands(run: Run, test: Options) -> list[list[str]]:
@@ -121,13 +121,14 @@ def _child(words: list[str], parent: Connection) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED[0])
     except Exception as error:
-        parent.send(_reason(error))
+        parent.send(reason(error))
         if isinstance(error, FloatingPointError):
             sys.exit(1)
         raise  # with its traceback
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Why a run failed, in one sentence."""
     if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
         return "out of memory"
     said = " ".join(str(error).split())
@@ -143,7 +144,8 @@ def _stop_with(parent: Connection) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _meaning(exitcode: int) -> str:
+def meaning(exitcode: int) -> str:
+    """What a process ended with, in words."""
     if exitcode == -getattr(signal, "SIGKILL", 9):
         return "SIGKILL, most likely for want of memory"
     return signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"

@@ -44,7 +44,11 @@ def compare(
     study = read_study(path, folder)
     runs = study.runs(rows, seeds)
     check(study)
-    carry_out(study, runs, lambda: _report(study))
+    try:
+        carry_out(study, runs, lambda: _report(study))
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", flush=True)
+        raise
     complete = all(status(run) in OVER for run in study.runs())
     page = _report(study, *(_costs(study, device) if complete else ({}, {})))
     print(f"\n{_plain(tables.quality(study, collect(study)))}\n\nreport: {shown(page)}", flush=True)
