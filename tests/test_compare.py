@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,14 @@ def test_what_is_finished_is_not_done_again(done: Study, capsys, monkeypatch) ->
     assert "3 runs, 3 of them done" in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in checkpoints] == before
     assert (done.folder / "report" / "index.html").read_text(encoding="utf-8") == report
+
+
+def test_a_run_that_was_tested_otherwise_is_tested_again_and_not_trained(done: Study) -> None:
+    other = replace(done, test={**done.test, "max_tokens": 200}).runs()[0]
+    assert status(other) == "trained"
+    [words] = carry_out.commands(other)
+    assert words[0] == "test"
+    assert "--max_tokens=200" in words
 
 
 def test_other_options_for_a_run_that_is_there_are_refused(done: Study, monkeypatch, capsys) -> None:

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_modules.compare.status import OVER, check_same, last_checkpoint, status
+from lit_modules.compare.status import OVER, check_same, last_checkpoint, status, tested_with, trained_with
 from lit_modules.compare.study import Options, Run, Study
 from lit_modules.data.cache import replace_text
 from mixers.benchmark.memory import OUT_OF_MEMORY
@@ -45,24 +46,26 @@ def carry_out(study: Study, runs: Sequence[Run], after_each: Callable[[], object
                 if status(run) not in OVER:  # another process may have come by
                     left = [run for run in todo if status(run) not in OVER]
                     print(f"\n{run.name}{_left(start, done, left)}", flush=True)
-                    _carry_out(run, study.test)
+                    _carry_out(run)
                     done += 1
                     after_each()
         except Timeout:
             print(f"\n{run.name}: another process is at it", flush=True)
 
 
-def _carry_out(run: Run, test: Options) -> None:
+def _carry_out(run: Run) -> None:
     """Does what is left of a run, and keeps the reason if it fails.
 
     Raises:
         KeyboardInterrupt: It was asked to stop.
     """
-    for words in _commands(run, test):
+    write_options(trained_with(run), run.options)
+    for words in commands(run):
         if why := _in_a_process(words):
             print(f"failed: {why}", flush=True)
             replace_text(run.folder / "failed.txt", why + "\n")
             return
+    write_options(tested_with(run), run.test)
 
 
 def _in_a_process(words: list[str]) -> str:
@@ -87,19 +90,22 @@ def _in_a_process(words: list[str]) -> str:
     return said or (f"the process ended with {meaning(process.exitcode)}" if process.exitcode else "")
 
 
-def _commands(run: Run, test: Options) -> list[list[str]]:
+def write_options(path: Path, options: Options) -> None:
+    replace_text(path, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+
+
+def commands(run: Run) -> list[list[str]]:
     """What is left to do, as words of the command line."""
-    options, last = run.folder / "options.yaml", last_checkpoint(run)
-    replace_text(options, yaml.safe_dump(run.options, sort_keys=False, allow_unicode=True))
-    asked = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in test.items()]
+    training, last = ["fit", f"--config={trained_with(run)}"], last_checkpoint(run)
+    asked = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in run.test.items()]
     testing = ["test", f"--ckpt_path={last}", *asked]
     match status(run):
         case "trained":
             return [testing]
         case "begun":
-            return [["fit", f"--config={options}", f"--ckpt_path={last}"], testing]
+            return [[*training, f"--ckpt_path={last}"], testing]
         case _:
-            return [["fit", f"--config={options}"], testing]
+            return [training, testing]
 
 
 def _said(child: Connection) -> str:

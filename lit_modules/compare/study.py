@@ -38,7 +38,8 @@ class Run:
     row: str
     seed: int
     folder: Path
-    options: Options
+    options: Options  # of `fit`
+    test: Options
 
     @property
     def name(self) -> str:
@@ -97,7 +98,7 @@ class Study:
                 "logger": {"class_path": LOGGER, "init_args": logger},
             },
         }
-        return Run(row, seed, folder, overlaid(overlaid(self.fit, self.rows[row]), of_the_run))
+        return Run(row, seed, folder, overlaid(overlaid(self.fit, self.rows[row]), of_the_run), self.test)
 
 
 def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
