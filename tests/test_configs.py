@@ -61,8 +61,8 @@ def test_rates_are_tried_for_every_row_of_the_laptops_comparison():
     laptop, rates = (read_study(CONFIGS / "comparison" / name) for name in ("laptop.yaml", "rates.yaml"))
     tried = [options["model"] for options in rates.rows.values()]
     for row, options in laptop.rows.items():
-        assert [{**options["model"], "lr": rate} in tried for rate in (0.004, 0.008, 0.016)] == [True] * 3, row
-        assert options["model"]["lr"] in (0.004, 0.008, 0.016), row
+        for rate in (0.004, 0.008, 0.016, options["model"]["lr"]):
+            assert {**options["model"], "lr": rate} in tried, (row, rate)
     assert (rates.fit["model"], rates.fit["data"]) == (laptop.fit["model"], laptop.fit["data"])
 
 
