@@ -1,6 +1,7 @@
 """What a run says at its beginning and at its end."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -23,6 +24,13 @@ def shown(path: str | Path) -> str:
     """A path as short as it can be typed from here."""
     absolute = Path(path).absolute()
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal: its first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])] for name, *cells in lines)
+    return "\n".join("  ".join(line) for line in padded)
 
 
 def parameters(model: LanguageModel) -> str:

@@ -19,10 +19,9 @@ from lit_modules.compare.cost import Cost, measure_costs, turns
 from lit_modules.compare.results import collect
 from lit_modules.compare.status import OVER, last_checkpoint, status
 from lit_modules.compare.study import Study, read_study
-from lit_modules.compare.tables import Table
 from lit_modules.data.cache import replace_text
 from lit_modules.precision import best_precision
-from lit_modules.summary import shown
+from lit_modules.summary import aligned, shown
 
 
 def compare(
@@ -51,7 +50,8 @@ def compare(
         raise
     complete = all(status(run) in OVER for run in study.runs())
     page = _report(study, *(_costs(study, device) if complete else ({}, {})))
-    print(f"\n{_plain(tables.quality(study, collect(study)))}\n\nreport: {shown(page)}", flush=True)
+    found = tables.quality(study, collect(study))
+    print(f"\n{aligned([found.columns, *found.rows])}\n\nreport: {shown(page)}", flush=True)
 
 
 def check(study: Study) -> None:
@@ -101,11 +101,3 @@ def _costs(study: Study, device: torch.device) -> tuple[dict[str, Cost], dict[st
 def _from_json(text: str) -> tuple[dict[str, Cost], dict[str, str]]:
     content = json.loads(text)
     return {row: Cost.of(cost) for row, cost in content["rows"].items()}, content["machine"]
-
-
-def _plain(table: Table) -> str:
-    """A table for a terminal."""
-    lines = [table.columns, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])] for name, *cells in lines)
-    return "\n".join("  ".join(line) for line in padded)

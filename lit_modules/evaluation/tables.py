@@ -68,7 +68,7 @@ def shown(tables: dict[str, Table]) -> str:
     positions += [
         (_range(first, last), _number(loss), _number(math.exp(loss))) for first, last, _, loss in tables["positions"]
     ]
-    return "\n\n".join(_aligned(rows) for rows in (corpora, positions, contexts) if len(rows) > 1)
+    return "\n\n".join(summary.aligned(rows) for rows in (corpora, positions, contexts) if len(rows) > 1)
 
 
 def _corpus(part: Part, sums: Sums, size: int) -> tuple[Any, ...]:
@@ -106,13 +106,3 @@ def _range(first: int, last: int) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-
-
-def _aligned(rows: Cells) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
