@@ -5,7 +5,6 @@ import torch
 
 from lit_modules import benchmark, checkpoint, summary
 from lit_modules.benchmark import Dtype
-from lit_modules.compare.command import compare
 from lit_modules.stream import Sampling, complete, stream
 from mixers.benchmark import Setting, What
 from mixers.model import MixerFactory
@@ -128,4 +127,6 @@ class Commands(pl.Trainer):
             rows: Do these rows only.
             seeds: Do these seeds only.
         """
+        from lit_modules.compare.command import compare  # draws, which no other command should load matplotlib for
+
         compare(study, folder, rows, seeds, self.strategy.root_device)
