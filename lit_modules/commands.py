@@ -127,6 +127,6 @@ class Commands(pl.Trainer):
             rows: Do these rows only.
             seeds: Do these seeds only.
         """
-        from lit_modules.compare.command import compare  # draws, which no other command should load matplotlib for
+        from lit_modules.compare.command import compare  # reads and draws with what no other command needs
 
         compare(study, folder, rows, seeds, self.strategy.root_device)
