@@ -11,56 +11,22 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from small_runs import write_text
+from small_study import BROKEN, STUDY, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_modules.cli import main
 from lit_modules.compare import carry_out
-from lit_modules.compare.cost import Cost, Growth, measure_costs
-from lit_modules.compare.difference import bootstrap, difference
+from lit_modules.compare.cost import Cost
+from lit_modules.compare.difference import difference
 from lit_modules.compare.results import collect
 from lit_modules.compare.status import status, why_it_failed
-from lit_modules.compare.study import Study, overlaid, read_study, slug
+from lit_modules.compare.study import Study, read_study
 from mixers import LanguageModel, Retention
 
 PROJECT = Path(__file__).parent.parent
-
-STUDY = {
-    "seeds": [0, 1],
-    "fit": {
-        "trainer": {
-            "max_steps": 24,
-            "val_check_interval": 24,
-            "log_every_n_steps": 1,
-            "save_every_n_steps": 4,
-            "limit_val_batches": 1,
-            "accelerator": "cpu",
-            "precision": "32-true",
-        },
-        "model": {"dim": 16, "depth": 1, "warmup_steps": 2, "lr": 1e-2},
-        "data": {"corpus": "corpus.txt", "tokenizer": "bytes", "block_size": 32, "batch_size": 4, "cache_dir": "cache"},
-    },
-    "rows": {
-        "RetNet": {"model": {"mixer": {"class_path": "retention", "init_args": {"num_heads": 2}}}},
-        "Linear, one head": {"model": {"mixer": {"class_path": "linear_attention", "init_args": {"num_heads": 1}}}},
-    },
-    "test": {"split": "test", "contexts": [128, 256], "corpora": ["other.txt"]},
-    "cost": {"lengths": [64, 128], "rounds": 1},
-}
-BROKEN = {"model": {"mixer": "rwkv", "lr": 1e30, "warmup_steps": 0}}
-
-
-def prepare(folder: Path, **changes: object) -> Path:
-    """A folder with texts and a study."""
-    write_text(folder / "corpus.txt", words=20_000)
-    write_text(folder / "other.txt", words=400)
-    study = folder / "small.yaml"
-    study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False), encoding="utf-8")
-    return study
 
 
 def lines(path: Path) -> list[dict[str, str]]:
@@ -207,106 +173,9 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_report(tmp_path: Path)
     assert report_of(tmp_path / "killed") == report_of(tmp_path / "whole")
 
 
-def test_rows_and_seeds_can_be_done_alone(tmp_path: Path) -> None:
-    study = read_study(prepare(tmp_path))
-    assert [run.name for run in study.runs(["RetNet"], [1])] == ["RetNet, seed 1"]
-    assert [run.name for run in study.runs()] == [
-        "RetNet, seed 0",
-        "Linear, one head, seed 0",
-        "RetNet, seed 1",
-        "Linear, one head, seed 1",
-    ]
-    assert study.runs()[3].folder == Path("runs/compare/small/linear_one_head/seed_1")
-
-
-def test_sections_may_be_files_beside_the_study(tmp_path: Path) -> None:
-    (tmp_path / "common.yaml").write_text(yaml.safe_dump(STUDY["fit"]), encoding="utf-8")
-    assert read_study(prepare(tmp_path, fit="common.yaml")).fit == STUDY["fit"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"row": {}}, r"study='.*' has .*row.*: it needs rows and fit"),
-        ({"rows": {}}, "rows of study='.*' should give options to one or more names"),
-        ({"rows": {"A b": {}, "a-b": {}}}, "rows of study='.*' need names that differ in letters or digits"),
-        ({"seeds": "0"}, "seeds='0' of study='.*' should be a list of whole numbers"),
-        ({"fit": "missing.yaml"}, "fit of study='.*', which='.*missing.yaml' is no file"),
-        ({"test": [1]}, r"test=\[1\] of study='.*' should be options"),
-        ({"cost": {"length": [1]}}, "cost of study='.*' has 'length': it may have lengths and rounds"),
-        ({"cost": {"rounds": 0}}, "rounds=0 is too small"),
-        ({"rows": {"A": {"model": {"mixer": "retentoin"}}}}, "row 'A' of small: .*did you mean 'retention'"),
-        ({"rows": {"A": {"model": {"dmi": 3}}}}, "row 'A' of small: .*dmi"),
-    ],
-)
-def test_a_study_that_is_wrong_is_answered_in_a_sentence(changes, message, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = prepare(tmp_path, **changes)
-    with pytest.raises(SystemExit, match="2"):
-        main(["compare", str(path)])
-    error = capsys.readouterr().err
-    assert re.search(message, error), error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("word", "message"), [("--rows=[Retnet]", "rows has 'Retnet'"), ("--seeds=[7]", "seeds has 7")]
-)
-def test_a_row_or_seed_that_is_not_there_is_named(word: str, message: str, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="2"):
-        main(["compare", str(prepare(tmp_path)), word])
-    assert message in capsys.readouterr().err
-
-
-def test_a_mixer_and_its_options_are_one_value() -> None:
-    below = {"model": {"lr": 1, "mixer": {"class_path": "a", "init_args": {"x": 1}}}, "data": {"seed": 0}}
-    above = {"model": {"mixer": {"class_path": "b"}}, "data": {"seed": 1}}
-    assert overlaid(below, above) == {"model": {"lr": 1, "mixer": {"class_path": "b"}}, "data": {"seed": 1}}
-
-
-def test_folders_are_named_after_their_rows() -> None:
-    assert slug("RetNet, γ = 1") == "retnet_gamma_1"
-
-
-def test_a_bootstraps_interval_is_that_of_the_normal_distribution_where_it_should_be() -> None:
-    draw = np.random.default_rng(0)
-    nats = draw.normal(0.1 * 100, 5, (1, 400))  # pieces of 100 tokens, 0.1 nats a token apart
-    found = bootstrap(nats, np.full(400, 100.0))
-    error = nats.std() / 100 / 400**0.5
-    assert found.mean == pytest.approx(nats.mean() / 100)
-    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.1 * error)
-    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.1 * error)
-
-
-def test_seeds_that_disagree_widen_the_interval() -> None:
-    pieces = np.random.default_rng(0).normal(10, 5, (1, 400))
-    agree = bootstrap(np.repeat(pieces, 3, 0), np.full(400, 100.0))
-    apart = bootstrap(pieces + np.array([[-20.0], [0.0], [20.0]]), np.full(400, 100.0))
-    assert apart.mean == pytest.approx(agree.mean)
-    assert apart.high - apart.low > 5 * (agree.high - agree.low)
-    assert agree.is_clear
-    assert not apart.is_clear
-
-
-def test_one_piece_of_text_gives_no_interval() -> None:
-    found = bootstrap(np.array([[3.0]]), np.array([100.0]))
-    assert found.mean == pytest.approx(0.03)
-    assert np.isnan([found.low, found.high]).all()
-    assert not found.is_clear
-
-
 def test_a_row_is_no_different_from_itself(done: Study) -> None:
     first = collect(done)[0]
     assert difference(first, first, "corpus.txt") == (0, 0, 0)
-
-
-def test_growth_is_told_by_its_exponent() -> None:
-    lengths = [64, 128, 256]
-    assert Growth(lengths, [1.0, 4.0, 16.0]).exponent == pytest.approx(2)
-    assert Growth(lengths, [5.0, 5.0, 5.0]).exponent == pytest.approx(0)
-    assert Growth(lengths, [5.0, None, 5.0]).exponent is None
 
 
 @pytest.mark.parametrize(
@@ -327,14 +196,3 @@ def test_a_process_that_was_killed_is_said_to_have_been() -> None:
     assert carry_out.meaning(-signal.SIGKILL) == "SIGKILL, most likely for want of memory"
     assert carry_out.meaning(-signal.SIGSEGV) == "SIGSEGV"
     assert carry_out.meaning(3) == "exit code 3"
-
-
-def test_a_model_that_does_not_fit_is_a_gap_that_says_so(tmp_path: Path, monkeypatch) -> None:
-    def out_of_memory(self: Retention, x: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(Retention, "forward", out_of_memory)
-    costs = measure_costs(read_study(prepare(tmp_path)), 257, torch.float32, torch.device("cpu"), lambda _: None)
-    assert costs["RetNet"].tokens_per_second is None
-    assert costs["RetNet"].note == "out of memory"
-    assert costs["Linear, one head"].tokens_per_second is not None

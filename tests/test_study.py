@@ -1,0 +1,74 @@
+"""A study's file: what it says, and what is wrong with it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from small_study import STUDY, prepare
+
+from lit_modules.cli import main
+from lit_modules.compare.study import overlaid, read_study, slug
+
+
+def test_rows_and_seeds_can_be_done_alone(tmp_path: Path) -> None:
+    study = read_study(prepare(tmp_path))
+    assert [run.name for run in study.runs(["RetNet"], [1])] == ["RetNet, seed 1"]
+    assert [run.name for run in study.runs()] == [
+        "RetNet, seed 0",
+        "Linear, one head, seed 0",
+        "RetNet, seed 1",
+        "Linear, one head, seed 1",
+    ]
+    assert study.runs()[3].folder == Path("runs/compare/small/linear_one_head/seed_1")
+
+
+def test_sections_may_be_files_beside_the_study(tmp_path: Path) -> None:
+    (tmp_path / "common.yaml").write_text(yaml.safe_dump(STUDY["fit"]), encoding="utf-8")
+    assert read_study(prepare(tmp_path, fit="common.yaml")).fit == STUDY["fit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"row": {}}, r"study='.*' has .*row.*: it needs rows and fit"),
+        ({"rows": {}}, "rows of study='.*' should give options to one or more names"),
+        ({"rows": {"A b": {}, "a-b": {}}}, "rows of study='.*' need names that differ in letters or digits"),
+        ({"seeds": "0"}, "seeds='0' of study='.*' should be a list of whole numbers"),
+        ({"fit": "missing.yaml"}, "fit of study='.*', which='.*missing.yaml' is no file"),
+        ({"test": [1]}, r"test=\[1\] of study='.*' should be options"),
+        ({"cost": {"length": [1]}}, "cost of study='.*' has 'length': it may have lengths and rounds"),
+        ({"cost": {"rounds": 0}}, "rounds=0 is too small"),
+        ({"rows": {"A": {"model": {"mixer": "retentoin"}}}}, "row 'A' of small: .*did you mean 'retention'"),
+        ({"rows": {"A": {"model": {"dmi": 3}}}}, "row 'A' of small: .*dmi"),
+    ],
+)
+def test_a_study_that_is_wrong_is_answered_in_a_sentence(changes, message, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = prepare(tmp_path, **changes)
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(path)])
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"), [("--rows=[Retnet]", "rows has 'Retnet'"), ("--seeds=[7]", "seeds has 7")]
+)
+def test_a_row_or_seed_that_is_not_there_is_named(word: str, message: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", str(prepare(tmp_path)), word])
+    assert message in capsys.readouterr().err
+
+
+def test_a_mixer_and_its_options_are_one_value() -> None:
+    below = {"model": {"lr": 1, "mixer": {"class_path": "a", "init_args": {"x": 1}}}, "data": {"seed": 0}}
+    above = {"model": {"mixer": {"class_path": "b"}}, "data": {"seed": 1}}
+    assert overlaid(below, above) == {"model": {"lr": 1, "mixer": {"class_path": "b"}}, "data": {"seed": 1}}
+
+
+def test_folders_are_named_after_their_rows() -> None:
+    assert slug("RetNet, γ = 1") == "retnet_gamma_1"
