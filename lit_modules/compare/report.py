@@ -28,6 +28,7 @@ def write(study: Study, rows: Sequence[RowResult], costs: dict[str, Cost], machi
             replace_text(folder / f"{part.name}.svg", part.svg)
     replace_text(folder / "rows.csv", rows_csv(rows, costs))
     replace_text(folder / "runs.csv", runs_csv(rows))
+    replace_text(folder / "pieces.csv", pieces_csv(rows))
     replace_text(folder / "report.md", markdown(study, parts))
     replace_text(folder / "index.html", page.html(heading(study), settings(study), parts))
     return folder
@@ -120,6 +121,18 @@ def runs_csv(rows: Sequence[RowResult]) -> str:
             for row in rows
             for result in row.results
             for corpus, found in result.corpora.items()
+        ]
+    )
+
+
+def pieces_csv(rows: Sequence[RowResult]) -> str:
+    """One line a run and piece of the training corpus's test: what the intervals are drawn from."""
+    return _csv(
+        [
+            {"row": row.name, "seed": result.run.seed, "piece": piece, "tokens": int(tokens), "nats": nats}
+            for row in rows
+            for result in row.results
+            for piece, (tokens, nats) in enumerate(next(iter(result.pieces.values())))
         ]
     )
 

@@ -1,0 +1,63 @@
+"""The committed results of the comparison: what was chosen and what is reported follow from them."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_modules.compare.difference import bootstrap
+from lit_modules.compare.study import Options, Study, read_study
+
+PROJECT = Path(__file__).parent.parent
+RESULTS = PROJECT / "docs" / "comparison"
+
+
+def study(name: str) -> Study:
+    return read_study(PROJECT / "configs" / "comparison" / f"{name}.yaml", RESULTS / name)
+
+
+def table(study: Study, name: str) -> list[dict[str, str]]:
+    with (study.folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pieces(study: Study) -> dict[str, np.ndarray]:
+    """The tokens and nats of each row: (seeds, pieces, 2)."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for line in table(study, "pieces"):
+        found[line["row"]][line["seed"]].append((float(line["tokens"]), float(line["nats"])))
+    return {row: np.array(list(seeds.values())) for row, seeds in found.items()}
+
+
+def but_for_the_rate(options: Options) -> Options:
+    return {**options["model"], "lr": None}
+
+
+def test_each_learning_rate_is_the_best_of_those_tried() -> None:
+    rates = study("rates")
+    losses = {line["row"]: float(line["loss"]) for line in table(rates, "rows")}
+    for row, options in study("laptop").rows.items():
+        tried = [name for name in rates.rows if but_for_the_rate(rates.rows[name]) == but_for_the_rate(options)]
+        best = min(tried, key=losses.__getitem__)
+        assert options["model"]["lr"] == rates.rows[best]["model"]["lr"], row
+
+
+@pytest.mark.parametrize("name", ["rates"])
+def test_no_run_was_left_out(name: str) -> None:
+    expected = study(name)
+    assert {row: len(seeds) for row, seeds in pieces(expected).items()} == dict.fromkeys(
+        expected.rows, len(expected.seeds)
+    )
+
+
+@pytest.mark.parametrize("name", ["rates"])
+def test_the_numbers_of_each_row_are_those_of_its_pieces_of_text(name: str) -> None:
+    found = pieces(study(name))
+    first = next(iter(found.values()))
+    for line, row in zip(table(study(name), "rows"), found.values(), strict=True):
+        assert float(line["loss"]) == pytest.approx(row[..., 1].sum() / row[..., 0].sum())
+        if row is not first:
+            apart = bootstrap(row[..., 1] - first[..., 1], row[0, :, 0])
+            assert tuple(float(line[column]) for column in ("difference", "low", "high")) == pytest.approx(apart)
