@@ -1,5 +1,6 @@
 """Small runs for the tests of training: a text, a model and a trainer that are quick."""
 
+import csv
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,9 @@ def trainer(folder: Path, **options: Any) -> Trainer:
         "default_root_dir": folder / "runs",
     }
     return Trainer(**(small | options))
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

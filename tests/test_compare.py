@@ -1,6 +1,5 @@
 """A study: what it says, the runs that it carries out, and the report of them."""
 
-import csv
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from small_runs import lines
 from small_study import BROKEN, STUDY, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,11 +27,6 @@ from lit_modules.compare.study import Study, read_study
 from mixers import LanguageModel, Retention
 
 PROJECT = Path(__file__).parent.parent
-
-
-def lines(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

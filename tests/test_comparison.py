@@ -1,11 +1,11 @@
 """The committed results of the comparison: what was chosen and what is reported follow from them."""
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import lines
 
 from lit_modules.compare.difference import bootstrap
 from lit_modules.compare.study import Options, Study, read_study
@@ -19,8 +19,7 @@ def study(name: str) -> Study:
 
 
 def table(study: Study, name: str) -> list[dict[str, str]]:
-    with (study.folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return lines(study.folder / f"{name}.csv")
 
 
 def pieces(study: Study) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """The command `test`: every number of its tables, computed again the plain way."""
 
-import csv
 import json
 import math
 import os
@@ -17,7 +16,7 @@ import pytest
 import tokenizers
 import torch
 from pytorch_lightning import LightningModule
-from small_runs import model, text, trainer, write_text
+from small_runs import lines, model, text, trainer, write_text
 from test_cli import says
 
 from lit_modules.cli import main
@@ -34,8 +33,7 @@ Rows = list[dict[str, str]]
 
 
 def read(folder: Path, name: str) -> Rows:
-    with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return lines(folder / f"{name}.csv")
 
 
 def column(rows: Rows, name: str) -> list[float]:
