@@ -51,7 +51,7 @@ def test_no_run_was_left_out(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["rates"])
+@pytest.mark.parametrize("name", ["rates", "laptop"])
 def test_the_numbers_of_each_row_are_those_of_its_pieces_of_text(name: str) -> None:
     found = pieces(study(name))
     first = next(iter(found.values()))
@@ -60,3 +60,10 @@ def test_the_numbers_of_each_row_are_those_of_its_pieces_of_text(name: str) -> N
         if row is not first:
             apart = bootstrap(row[..., 1] - first[..., 1], row[0, :, 0])
             assert tuple(float(line[column]) for column in ("difference", "low", "high")) == pytest.approx(apart)
+
+
+def test_the_docs_show_the_reports_table() -> None:
+    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    report = (RESULTS / "laptop" / "report.md").read_text(encoding="utf-8")
+    quality = report.split("## Quality")[1].split("\n## ")[0]
+    assert [line for line in quality.splitlines() if line.startswith("| ") and line not in page] == []
