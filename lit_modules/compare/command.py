@@ -90,6 +90,7 @@ def _costs(study: Study, device: torch.device) -> tuple[dict[str, Cost], dict[st
         return {}, {}
     vocab_size: int = checkpoint.load(last_checkpoint(finished[0]))["hyper_parameters"]["vocab_size"]
     dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
+    print(f"\nmeasuring what a row costs: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
     with tqdm(total=turns(study), desc="cost", unit="turn", leave=False, disable=None) as bar:
         costs = measure_costs(study, vocab_size, dtype, device, lambda _: bar.update())
     measured_on = machine(device)

@@ -1,8 +1,9 @@
 """What each row's model costs, measured: the RetNet paper's Table 1 claims it, this looks."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -28,25 +29,35 @@ class Growth(NamedTuple):
     values: list[float | None]
 
     @property
-    def times(self) -> float | None:
-        """The value at the longest length, over that at the shortest."""
-        first, last = self.values[0], self.values[-1]
-        return last / first if first and last is not None else None
-
-    @property
     def exponent(self) -> float | None:
         """p of length^p between the two longest lengths: about 0 if it is constant, 1 if linear, 2 if quadratic."""
         before, last = (self.values[-2], self.values[-1]) if len(self.values) > 1 else (None, None)
         return math.log(last / before) / math.log(self.lengths[-1] / self.lengths[-2]) if before and last else None
 
 
+class Spread(NamedTuple):
+    """A quantity that each round gave once."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread | None":
+        """That of values; None of none."""
+        known = sorted(values)
+        return cls(median(known), known[0], known[-1]) if known else None
+
+
 class Cost(NamedTuple):
-    """The cost of one row's model."""
+    """The cost of one row's model. Ratios are of times in the same round."""
 
     parameters: int
     tokens_per_second: float | None  # in training, at the study's batch
+    speed: Spread | None  # of that, over the first row's
     peak_bytes: float | None  # of a training step there
-    one_sequence: float | None  # time of training on one long sequence, over that on as many tokens in short ones
+    one_sequence: Spread | None  # time of training on one long sequence, over that on as many tokens in short ones
+    longer_context: Spread | None  # time of one more token after the longest length, over that after the shortest
     token_seconds: Growth  # of one more token after so many
     state_bytes: Growth  # of a sequence after so many
     training_bytes: Growth  # peak of a training step on one sequence
@@ -55,8 +66,14 @@ class Cost(NamedTuple):
     @classmethod
     def of(cls, fields: dict[str, Any]) -> "Cost":
         """What was written as JSON, which knows no tuples with names."""
-        typed: Any = {name: Growth(*value) if isinstance(value, list) else value for name, value in fields.items()}
+        typed: Any = {
+            name: (Growth if name in GROWTHS else Spread)(*value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
         return cls(**typed)
+
+
+GROWTHS = {"token_seconds", "state_bytes", "training_bytes"}
 
 
 def measure_costs(
@@ -74,12 +91,12 @@ def measure_costs(
     models = {row: overlaid(study.fit, options)["model"] for row, options in study.rows.items()}
     subjects = {row: language_model(partial(built, options)) for row, options in models.items()}
     wanted = _settings(study, Setting(length=0, vocab_size=vocab_size, dtype=dtype, device=device))
-    found = {
-        (row.subject, row.what, row.setting): row
-        for what, at in wanted
-        for row in measure(what, subjects, [at], rounds=study.cost.rounds, repeats=REPEATS, progress=progress)
-    }
-    return {row: _cost([found[row, what, at] for what, at in wanted]) for row in subjects}
+    found: dict[str, list[list[Row]]] = {row: [[] for _ in wanted] for row in subjects}
+    for _ in range(study.cost.rounds):
+        for place, (what, at) in enumerate(wanted):
+            for row in measure(what, subjects, [at], rounds=1, repeats=REPEATS, progress=progress):
+                found[row.subject][place].append(row)
+    return {row: _cost(rows, found[study.first]) for row, rows in found.items()}
 
 
 def turns(study: Study) -> int:
@@ -106,17 +123,31 @@ def _settings(study: Study, at: Setting) -> list[tuple[What, Setting]]:
     ]
 
 
-def _cost(rows: list[Row]) -> Cost:
+def _cost(rows: Sequence[list[Row]], first: Sequence[list[Row]]) -> Cost:
+    """From a row's measurements, and the first row's: those of each setting, one a round."""
     usual, short, *rest = rows
     training, decoding = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    lengths, longest = [row.setting.length for row in training], training[-1].seconds
+    lengths = [at[0].setting.length for at in training]
     return Cost(
-        parameters=usual.parameters or 0,
-        tokens_per_second=usual.tokens_per_second,
-        peak_bytes=usual.peak_bytes,
-        one_sequence=longest / short.seconds if longest and short.seconds else None,
-        token_seconds=Growth(lengths, [row.seconds for row in decoding]),
-        state_bytes=Growth(lengths, [row.state_bytes for row in decoding]),
-        training_bytes=Growth(lengths, [row.peak_bytes for row in training]),
-        note="; ".join(dict.fromkeys(row.note for row in rows if row.note)),
+        parameters=usual[0].parameters or 0,
+        tokens_per_second=_median(row.tokens_per_second for row in usual),
+        speed=_ratio(first[0], usual),
+        peak_bytes=_median(row.peak_bytes for row in usual),
+        one_sequence=_ratio(training[-1], short),
+        longer_context=_ratio(decoding[-1], decoding[0]),
+        token_seconds=Growth(lengths, [_median(row.seconds for row in at) for at in decoding]),
+        state_bytes=Growth(lengths, [_median(row.state_bytes for row in at) for at in decoding]),
+        training_bytes=Growth(lengths, [_median(row.peak_bytes for row in at) for at in training]),
+        note="; ".join(dict.fromkeys(row.note for at in rows for row in at if row.note)),
     )
+
+
+def _ratio(rows: Iterable[Row], to: Iterable[Row]) -> Spread | None:
+    """Of the times, round by round."""
+    pairs = zip(rows, to, strict=True)
+    return Spread.of(row.seconds / other.seconds for row, other in pairs if row.seconds and other.seconds)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    spread = Spread.of(value for value in values if value is not None)
+    return spread.median if spread else None

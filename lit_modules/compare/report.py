@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from lit_modules.compare import page, pictures, tables
+from lit_modules.compare import cost_tables, page, pictures, tables
 from lit_modules.compare.cost import Cost
 from lit_modules.compare.difference import spread
 from lit_modules.compare.pictures import Picture
@@ -49,9 +49,9 @@ def _parts(
     ]
     if costs:
         parts += [
-            tables.prices(costs, machine),
+            cost_tables.prices(costs, machine),
             pictures.quality_against_cost(rows, costs),
-            tables.the_papers_table(costs, rows),
+            cost_tables.the_papers_table(costs, rows),
         ]
     return [part for part in parts if part is not None]
 

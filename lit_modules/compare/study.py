@@ -28,7 +28,7 @@ class CostOptions:
     """
 
     lengths: tuple[int, ...] = (256, 512, 1024, 2048)
-    rounds: int = 3
+    rounds: int = 5
 
 
 @dataclass(frozen=True)

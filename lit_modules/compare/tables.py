@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_modules.compare.cost import Cost, Growth
 from lit_modules.compare.difference import Difference, difference, spread
 from lit_modules.compare.results import RowResult
 from lit_modules.compare.study import Study
 
-KIB, MIB = 2**10, 2**20
 MISSING = "–"
 
 
@@ -105,57 +103,6 @@ def contexts(rows: Sequence[RowResult]) -> Table | None:
     )
 
 
-def prices(costs: dict[str, Cost], machine: dict[str, str]) -> Table:
-    """What each row's model costs."""
-    lines = [
-        [
-            row,
-            f"{cost.parameters:,}",
-            number(cost.tokens_per_second, "{:,.0f}"),
-            number(cost.peak_bytes, "{:,.0f}", MIB),
-            *(number(value, "{:,.0f}", KIB) for value in (cost.state_bytes.values[0], cost.state_bytes.values[-1])),
-            cost.note,
-        ]
-        for row, cost in costs.items()
-    ]
-    lengths = next(iter(costs.values())).state_bytes.lengths
-    return Table(
-        title="Cost",
-        note=f"A step of training as in the runs, the rows taking turns, on {machine['device']}, torch "
-        f"{machine['torch']}: median tokens a second, and peak memory beyond weights and optimizer. The state is that "
-        "of one sequence in float32.",
-        columns=["", "parameters", "tokens/s", "peak MiB", *(f"state KiB after {n:,}" for n in ends(lengths)), ""],
-        rows=lines,
-    )
-
-
-def the_papers_table(costs: dict[str, Cost], rows: Sequence[RowResult]) -> Table:
-    """The RetNet paper's Table 1, with measurements in the place of its marks."""
-    losses = {row.name: row.losses for row in rows}
-    lines = [
-        [
-            row,
-            number(cost.one_sequence, "× {:.2f}"),
-            f"{growth(cost.token_seconds, 1e-3, '{:.1f}')} ms",
-            growth(cost.state_bytes, KIB, "{:,.0f}") + " KiB",
-            number(cost.training_bytes.exponent, "{:.2f}"),
-            f"{np.exp(np.mean(losses[row])):.2f}" if losses[row] else MISSING,
-        ]
-        for row, cost in costs.items()
-    ]
-    lengths = ends(next(iter(costs.values())).state_bytes.lengths)
-    span = " → ".join(f"{length:,}" for length in lengths)
-    return Table(
-        title="The paper's Table 1, measured",
-        note="Training parallel along time: the time of one long sequence over that of as many tokens in short ones, "
-        f"about 1 where no token waits for the one before. Inference and state: one more token after {span} tokens. "
-        "Memory: the power of the length with which a training step's peak grows between the two longest lengths "
-        "(1 is linear, 2 quadratic).",
-        columns=["", "one sequence, time", "one more token", "state", "memory grows with length to the", "perplexity"],
-        rows=lines,
-    )
-
-
 def tested_corpora(rows: Sequence[RowResult]) -> list[str]:
     """Those that every finished run was tested on, that of training first."""
     tested = [list(result.corpora) for row in rows for result in row.results]
@@ -179,17 +126,3 @@ def ran(row: RowResult, study: Study) -> str:
     parts = [f"{len(row.results)} of {len(study.seeds)}"]
     parts += [f"{len(row.failed)} failed"] if row.failed else []
     return ", ".join(parts)
-
-
-def number(value: float | None, how: str, unit: float = 1) -> str:
-    return MISSING if value is None else how.format(value / unit)
-
-
-def growth(quantity: Growth, unit: float, how: str) -> str:
-    """Both ends."""
-    first, last = (number(value, how, unit) for value in (quantity.values[0], quantity.values[-1]))
-    return f"{first} → {last}"
-
-
-def ends(lengths: Sequence[int]) -> tuple[int, int]:
-    return lengths[0], lengths[-1]
