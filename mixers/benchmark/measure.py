@@ -3,6 +3,7 @@
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from statistics import median
 from typing import NamedTuple
 
@@ -66,6 +67,7 @@ def measure(
             yield _row(what, name, at, taken, train_flops(subjects[name], at) if what == "train" else None)
 
 
+@cache  # it takes about as long as a step
 def train_flops(subject: Subject, at: Setting) -> int | None:
     """Floating-point operations of the products of a training step, counted without computing them.
 
