@@ -1,7 +1,7 @@
 """The pictures of a report, as SVG."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -16,6 +16,7 @@ from lit_modules.compare.tables import to_the_first
 
 SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
 COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
+LINE = 0.042  # height of a line of small print, as a part of an axis
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -104,14 +105,14 @@ def quality_against_cost(rows: Sequence[RowResult], costs: dict[str, Cost]) -> P
         ),
     )
     for axes, (label, prices), scale in zip(figure.subplots(1, 2), panels, ("linear", "log"), strict=True):
-        for row, price in zip(known, prices, strict=True):
-            if price is not None:
-                loss = float(np.mean(row.losses))
-                axes.plot(price, loss, marker="o", color=styles(rows)[row.name]["color"])
-                axes.annotate(row.name, (price, loss), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        points = [
+            (float(np.mean(row.losses)), price, row.name)
+            for row, price in zip(known, prices, strict=True)
+            if price is not None
+        ]
         axes.set(xlabel=label, ylabel="test loss, nats a token", xscale=scale)
-        axes.margins(x=0.25)
         axes.grid(visible=True, alpha=0.3)
+        _named(axes, sorted(points), styles(rows))
     note = "Mean test loss over seeds; lower is better. Cost as in the table above."
     return picture(figure, "cost", "Quality against cost", note)
 
@@ -132,6 +133,20 @@ def styles(rows: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
         row.name: {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS) % len(DASHES)]}
         for place, row in enumerate(rows)
     }
+
+
+def _named(axes: Axes, points: Sequence[tuple[float, float, str]], how: Mapping[str, Mapping[str, Any]]) -> None:
+    """Points (height, x, name), ascending, with their names in a column at the right, where none covers another."""
+    for height, x, name in points:
+        axes.plot(x, height, marker="o", color=how[name]["color"])
+    low, high = axes.get_ylim()
+    below = low
+    for height, x, name in points:
+        below = max(height, below + (high - low) * LINE)
+        axes.annotate(
+            name, (x, height), xytext=(1.02, below), textcoords=("axes fraction", "data"), fontsize=8, va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6},
+        )  # fmt: skip
 
 
 def _finish(figure: Figure, *panels: Axes) -> None:
