@@ -111,6 +111,13 @@ def test_cost_is_measured_and_kept(done: Study) -> None:
     assert cost.tokens_per_second > 0
 
 
+def test_a_log_shows_how_far_the_measuring_is(done: Study, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(done.folder.parent)
+    (done.folder / "cost.json").unlink()
+    main(["compare", "small.yaml", f"--folder={done.folder}", "--trainer.accelerator=cpu"])
+    assert "round 1 of 1" in capsys.readouterr().out
+
+
 def test_what_is_finished_is_not_done_again(done: Study, capsys, monkeypatch) -> None:
     monkeypatch.chdir(done.folder.parent)
     checkpoints = sorted(done.folder.rglob("*.ckpt"))

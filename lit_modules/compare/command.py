@@ -5,6 +5,7 @@ import io
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -91,8 +92,15 @@ def _costs(study: Study, device: torch.device) -> tuple[dict[str, Cost], dict[st
     vocab_size: int = checkpoint.load(last_checkpoint(finished[0]))["hyper_parameters"]["vocab_size"]
     dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
     print(f"\nmeasuring what a row costs: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
+    each, done = turns(study) // study.cost.rounds, count(1)
     with tqdm(total=turns(study), desc="cost", unit="turn", leave=False, disable=None) as bar:
-        costs = measure_costs(study, vocab_size, dtype, device, lambda _: bar.update())
+
+        def progress(_: str) -> None:
+            bar.update()
+            if bar.disable and (turn := next(done)) % each == 0:  # in a log a line serves better
+                print(f"round {turn // each} of {study.cost.rounds}", flush=True)
+
+        costs = measure_costs(study, vocab_size, dtype, device, progress)
     measured_on = machine(device)
     by_row = {row: cost._asdict() for row, cost in costs.items()}
     replace_text(kept, json.dumps({"machine": measured_on, "rows": by_row}))
