@@ -43,7 +43,7 @@ def test_each_learning_rate_is_the_best_of_those_tried() -> None:
         assert options["model"]["lr"] == rates.rows[best]["model"]["lr"], row
 
 
-@pytest.mark.parametrize("name", ["rates", "laptop", "neighbours"])
+@pytest.mark.parametrize("name", ["rates", "laptop", "neighbours", "longer"])
 def test_no_run_was_left_out(name: str) -> None:
     expected = study(name)
     assert {row: len(seeds) for row, seeds in pieces(expected).items()} == dict.fromkeys(
@@ -51,7 +51,7 @@ def test_no_run_was_left_out(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["rates", "laptop", "neighbours"])
+@pytest.mark.parametrize("name", ["rates", "laptop", "neighbours", "longer"])
 def test_the_numbers_of_each_row_are_those_of_its_pieces_of_text(name: str) -> None:
     found = pieces(study(name))
     first = next(iter(found.values()))
