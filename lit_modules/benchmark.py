@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lit_modules.factories import as_config, complete
 from mixers import available
-from mixers.benchmark import Row, Setting, Subject, What, layer, measure, model, peers
+from mixers.benchmark import Row, Setting, Subject, What, layer, measure, model, peers, train_flops
 from mixers.checks import at_least
 from mixers.model import MixerFactory
 
@@ -77,6 +77,8 @@ def record(
             bar.update()
 
         for row in measure(what, subjects, settings, rounds=rounds, repeats=repeats, progress=progress):
+            if what == "train":
+                row = row._replace(flops=train_flops(subjects[row.subject], row.setting))
             rows.append(row)
             writer.writerow(_record(row) | about)
             file.flush()

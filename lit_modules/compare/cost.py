@@ -67,13 +67,12 @@ class Cost(NamedTuple):
     def of(cls, fields: dict[str, Any]) -> "Cost":
         """What was written as JSON, which knows no tuples with names."""
         typed: Any = {
-            name: (Growth if name in GROWTHS else Spread)(*value) if isinstance(value, list) else value
+            name: (Growth if cls.__annotations__[name] is Growth else Spread)(*value)
+            if isinstance(value, list)
+            else value
             for name, value in fields.items()
         }
         return cls(**typed)
-
-
-GROWTHS = {"token_seconds", "state_bytes", "training_bytes"}
 
 
 def measure_costs(

@@ -3,7 +3,6 @@
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from statistics import median
 from typing import NamedTuple
 
@@ -28,7 +27,7 @@ class Row(NamedTuple):
     slowest: float | None = None
     tokens_per_second: float | None = None
     peak_bytes: int | None = None  # beyond what was there before the runs
-    flops: int | None = None  # of matrix products and attention, in training
+    flops: int | None = None  # of a training step, where somebody has counted them with `train_flops`
     parameters: int | None = None
     state_bytes: int | None = None
     note: str = ""
@@ -64,10 +63,9 @@ def measure(
                     turns[name].append(_turn(what, subject, at, repeats))
                 progress(name)
         for name, taken in turns.items():
-            yield _row(what, name, at, taken, train_flops(subjects[name], at) if what == "train" else None)
+            yield _row(what, name, at, taken)
 
 
-@cache  # it takes about as long as a step
 def train_flops(subject: Subject, at: Setting) -> int | None:
     """Floating-point operations of the products of a training step, counted without computing them.
 
@@ -125,8 +123,8 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _row(what: What, name: str, at: Setting, turns: list[_Turn], flops: int | None) -> Row:
-    row = Row(what, name, at, flops=flops)
+def _row(what: What, name: str, at: Setting, turns: list[_Turn]) -> Row:
+    row = Row(what, name, at)
     if turns[-1].note:
         return row._replace(note=turns[-1].note)
     seconds = [one for turn in turns for one in turn.seconds]
