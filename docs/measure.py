@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_modules.benchmark import machine, record
+from lit_modules.commands.benchmark import machine, record
+from lit_modules.commands.peers import peers
 from mixers import Attention, Hyena, LinearAttention, Retention, available
-from mixers.benchmark import Setting, layer, model, op, peers
+from mixers.benchmark import Case, layer, model, op
 from mixers.benchmark.work import autocast, forward_and_backward
 from mixers.ops import OPS
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="sizes that take a minute, to see that it runs")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    at = Setting(length=2048, device=device)
+    at = Case(length=2048, device=device)
     if arguments.small:
         at = at._replace(length=128, dim=64, depth=2, vocab_size=100)
     for name in arguments.parts:
@@ -45,7 +46,7 @@ def main() -> None:
             PARTS[name](at, folder, arguments.small)
 
 
-def floors(at: Setting, folder: Path, small: bool) -> None:
+def floors(at: Case, folder: Path, small: bool) -> None:
     """A layer's training against what it cannot do without: its projections, and attention or transforms."""
     length, rounds = (128, 1) if small else (4096, 7)
     rows = []
@@ -78,7 +79,7 @@ FLOOR = {
 }
 
 
-def chunks(at: Setting, folder: Path, small: bool) -> None:
+def chunks(at: Case, folder: Path, small: bool) -> None:
     """Retention's training with chunks of several sizes, at the paper's width and at that of the small run."""
     subjects = {str(size): layer(partial(Retention, chunk_size=size)) for size in (64, 128, 256, 512)}
     for dim, length, batch_size in ((at.dim, 2 * at.length, 1), (at.dim // 4, at.length // 8, 8)):
@@ -88,7 +89,7 @@ def chunks(at: Setting, folder: Path, small: bool) -> None:
             record("train", subjects, here, title="train, chunks", rounds=2, repeats=2, folder=place)
 
 
-def curves(at: Setting, folder: Path, small: bool) -> None:
+def curves(at: Case, folder: Path, small: bool) -> None:
     """One layer by length, with its peers: training, prefill and decoding."""
     subjects = {name: layer(mixer) for name, mixer in available().items()} | peers(False, at.device)
     lengths = (64, 128) if small else (1024, 2048, 4096, 8192, 16_384)
@@ -99,7 +100,7 @@ def curves(at: Setting, folder: Path, small: bool) -> None:
         record(what, own, settings, title=f"{what}, one layer", rounds=2, repeats=2, folder=folder / what)
 
 
-def training(at: Setting, folder: Path, small: bool) -> None:
+def training(at: Case, folder: Path, small: bool) -> None:
     """A whole step of training the model, with MFU where there is a GPU."""
     subjects = {name: model(mixer) for name, mixer in available().items()} | peers(True, at.device)
     if at.device.type == "cpu" and not small:  # the others would take hours
@@ -111,7 +112,7 @@ def training(at: Setting, folder: Path, small: bool) -> None:
         record("train", subjects, here, title="train, whole model", rounds=2, repeats=1, folder=folder / name)
 
 
-def decoding(at: Setting, folder: Path, small: bool) -> None:
+def decoding(at: Case, folder: Path, small: bool) -> None:
     """A token of the model at context 64 and 8,192, batch 8."""
     subjects = {name: model(mixer) for name, mixer in available().items()} | peers(True, at.device)
     contexts = (16, 64) if small else CONTEXTS[:2]
@@ -123,7 +124,7 @@ def decoding(at: Setting, folder: Path, small: bool) -> None:
         record("decode", subjects, here, title="decode, whole model", rounds=1, repeats=2, folder=folder / name)
 
 
-def constancy(at: Setting, folder: Path, small: bool) -> None:
+def constancy(at: Case, folder: Path, small: bool) -> None:
     """Decoding after few and after many tokens, token by token in turns, for mixers of constant state."""
     contexts, tokens, rows = ((16, 64), 3, []) if small else ((CONTEXTS[0], CONTEXTS[-1]), 64, [])
     for name, mixer in {"retention": Retention, "linear_attention": LinearAttention}.items():
@@ -139,7 +140,7 @@ def constancy(at: Setting, folder: Path, small: bool) -> None:
     _write(folder, head, rows, at)
 
 
-def ops(at: Setting, folder: Path, small: bool) -> None:
+def ops(at: Case, folder: Path, small: bool) -> None:
     """Each implementation of each op; of decayed attention, heads 4 × (256, 512), flash-linear-attention's kernel."""
     for name, dtype in product(OPS, (torch.float32, torch.bfloat16)):
         if (name, dtype) == ("long_conv", torch.bfloat16):
@@ -151,7 +152,7 @@ def ops(at: Setting, folder: Path, small: bool) -> None:
         record("train", subjects, here, title=f"{name}, forward and backward", rounds=2, repeats=3, folder=place)
 
 
-def large(at: Setting, folder: Path, small: bool) -> None:
+def large(at: Case, folder: Path, small: bool) -> None:
     """Decoding with the paper's 6.7B at 8k, batches up to what fits; on a GPU only."""
     if at.device.type != "cuda" and not small:
         return
@@ -164,7 +165,7 @@ def large(at: Setting, folder: Path, small: bool) -> None:
     record("decode", subjects, here, title="decode, 6.7B", rounds=1, repeats=2, folder=folder)
 
 
-PARTS: dict[str, Callable[[Setting, Path, bool], None]] = {
+PARTS: dict[str, Callable[[Case, Path, bool], None]] = {
     "floors": floors,
     "chunks": chunks,
     "curves": curves,
@@ -176,7 +177,7 @@ PARTS: dict[str, Callable[[Setting, Path, bool], None]] = {
 }
 
 
-def _projections(widths: list[int], inner: int, at: Setting) -> Callable[[], object]:
+def _projections(widths: list[int], inner: int, at: Case) -> Callable[[], object]:
     """Linear maps from dim to some widths, and one from an inner width back, with all their gradients."""
     maps = [nn.Linear(at.dim, width * at.dim, bias=False, device=at.device) for width in widths]
     back = nn.Linear(inner * at.dim, at.dim, bias=False, device=at.device)
@@ -192,7 +193,7 @@ def _projections(widths: list[int], inner: int, at: Setting) -> Callable[[], obj
     return run
 
 
-def _attention(at: Setting) -> Callable[[], object]:
+def _attention(at: Case) -> Callable[[], object]:
     def draw() -> Tensor:
         shape = (1, at.length, 8, at.dim // 8)
         return torch.randn(shape, device=at.device, dtype=at.dtype).transpose(1, 2).requires_grad_()
@@ -206,7 +207,7 @@ def _attention(at: Setting) -> Callable[[], object]:
     return run
 
 
-def _transforms(at: Setting) -> Callable[[], object]:
+def _transforms(at: Case) -> Callable[[], object]:
     """Three Fourier transforms forward, of the input, the filter and their product, and three backward."""
     u, h = torch.randn(1, at.length, at.dim, device=at.device), torch.randn(1, at.length, at.dim, device=at.device)
     size = 2 * at.length
@@ -223,7 +224,7 @@ def _both(*works: Callable[[], object]) -> Callable[[], object]:
     return lambda: [work() for work in works]
 
 
-def _alternating(works: dict[str, Callable[[], object]], rounds: int, at: Setting) -> dict[str, list[float]]:
+def _alternating(works: dict[str, Callable[[], object]], rounds: int, at: Case) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
@@ -245,7 +246,7 @@ def _ratio(times: dict[str, list[float]], name: str) -> list[str | float]:
     return [FLOOR[name], statistics.median(ratios), min(ratios), max(ratios)]
 
 
-def _write(folder: Path, head: list[str], rows: list[list[object]], at: Setting) -> None:
+def _write(folder: Path, head: list[str], rows: list[list[object]], at: Case) -> None:
     about = machine(at.device)
     folder.mkdir(parents=True)
     with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:

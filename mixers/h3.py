@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mixers.checks import at_least
+from mixers.checks import UsageError, at_least
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.autocast import full_precision
 from mixers.ops.discretise import Discretisation
@@ -50,6 +50,8 @@ class H3(Mixer[H3State]):
         ValueError: head_dim does not divide dim, or an option is out of range.
     """
 
+    changeable_options = frozenset({"chunk_size", "ssm_lr"})
+
     def __init__(
         self,
         dim: int,
@@ -65,7 +67,7 @@ class H3(Mixer[H3State]):
         super().__init__(dim)
         at_least(1, head_dim=head_dim, shift_size=shift_size, chunk_size=chunk_size)
         if dim % head_dim:
-            raise ValueError(f"head_dim={head_dim} does not divide dim={dim}.")
+            raise UsageError(f"head_dim={head_dim} does not divide dim={dim}.")
         self.head_dim, self.chunk_size = head_dim, chunk_size
         self.q_proj = nn.Linear(dim, dim)
         self.k_proj = nn.Linear(dim, dim)

@@ -54,6 +54,7 @@ class Hyena(Mixer[HyenaState]):
     """
 
     constant_state = False
+    changeable_options = frozenset({"filter_lr"})
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixers.checks import at_least, one_of
+from mixers.checks import UsageError, at_least, one_of
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.decay import Memory, decayed_attention
 from mixers.registry import register
@@ -45,6 +45,8 @@ class LinearAttention(Mixer[LinearAttentionState]):
         ValueError: num_heads does not divide dim, or an option is out of range.
     """
 
+    changeable_options = frozenset({"chunk_size"})
+
     def __init__(
         self,
         dim: int,
@@ -57,7 +59,7 @@ class LinearAttention(Mixer[LinearAttentionState]):
         at_least(1, num_heads=num_heads, chunk_size=chunk_size)
         one_of(FEATURE_MAPS, feature_map=feature_map)
         if dim % num_heads:
-            raise ValueError(f"num_heads={num_heads} does not divide dim={dim}.")
+            raise UsageError(f"num_heads={num_heads} does not divide dim={dim}.")
         self.num_heads, self.feature_map, self.chunk_size = num_heads, feature_map, chunk_size
         self.q_proj = nn.Linear(dim, dim, bias=False)
         self.k_proj = nn.Linear(dim, dim, bias=False)

@@ -52,7 +52,7 @@ class RWKV(Mixer[RWKVState]):
         self.output = nn.Linear(dim, dim, bias=False)
         self._place_vectors(layer=0, depth=1)
 
-    def place(self, layer: int, depth: int) -> None:
+    def init_weights(self, layer: int, depth: int) -> None:
         self._place_vectors(layer, depth)
         for zero in (self.key, self.receptance, self.output):
             nn.init.zeros_(zero.weight)

@@ -41,6 +41,8 @@ class S4D(Mixer[S4DState]):
         ValueError: an option is out of range.
     """
 
+    changeable_options = frozenset({"chunk_size", "ssm_lr"})
+
     def __init__(
         self,
         dim: int,

@@ -26,7 +26,7 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from mixers.mixer import Mixer
-from mixers.states import join, take
+from mixers.model.states import concat_states, select_rows
 
 Build = Callable[[int], Mixer[Any]]
 
@@ -90,8 +90,8 @@ def states_can_be_taken_by_row_and_joined(build: Build) -> None:
     mixer, x = _mixer(build), _input(rows=3)
     with torch.no_grad():
         read = [4, 9, 20]
-        states = [take(_extended(mixer, x[:, :n], [n])[1], slice(row, row + 1)) for row, n in enumerate(read)]
-        state, outputs = join(states), []
+        states = [select_rows(_extended(mixer, x[:, :n], [n])[1], slice(row, row + 1)) for row, n in enumerate(read)]
+        state, outputs = concat_states(states), []
         for step in range(12):
             tokens = torch.stack([x[row, n + step] for row, n in enumerate(read)])
             y, state = mixer.extend(tokens[:, None], state)

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from lit_modules.language_model import LitLanguageModel
-from lit_modules.text import Text
-from lit_modules.trainer import Trainer
+from lit_modules.data.datamodule import Text
+from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.trainer import Trainer
 from mixers import Attention, Retention
 
 torch.set_num_threads(1)  # matrices this small wait longer for a second thread than they take

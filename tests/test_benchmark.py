@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import mixers
-from lit_modules.cli import main
-from mixers.benchmark import Setting, layer, measure, model
+from lit_modules.commands.peers import peers
+from lit_modules.main import main
+from mixers.benchmark import Case, layer, measure, model
 from mixers.benchmark.measure import train_flops
 from mixers.benchmark.memory import PROCESS, Peak
-from mixers.benchmark.work import Unavailable, Work
+from mixers.benchmark.work import Unavailable, Workload
 
-AT = Setting(length=40, batch_size=2, dim=32, depth=2, vocab_size=50)
+AT = Case(length=40, batch_size=2, dim=32, depth=2, vocab_size=50)
 WORK = ["train", "prefill", "decode"]
 
 
@@ -56,7 +57,7 @@ def test_what_does_not_fit_is_a_gap_and_the_rest_goes_on():
 class TestMemory:
     def test_a_cpu_runs_out_of_it_without_dying(self):
         def hungry(what, at):
-            return Work(lambda: torch.empty(2**50), 1)
+            return Workload(lambda: torch.empty(2**50), 1)
 
         assert [row.note for row in measure("train", {"hungry": hungry}, [AT], rounds=1, repeats=1)] == [
             "out of memory"
@@ -134,7 +135,7 @@ class TestTheCommand:
 
 def test_the_authors_layer_is_measured_where_it_is_installed():
     pytest.importorskip("torchscale", reason="needs the authors' layer: pip install --no-deps torchscale==0.3.0")
-    found = mixers.benchmark.peers(False, torch.device("cpu"))
+    found = peers(False, torch.device("cpu"))
     rows = list(measure("train", found, [AT._replace(length=512)], rounds=1, repeats=1))
     assert [row.note for row in rows] == ["", ""]
     assert {row.parameters for row in rows} == {8 * 32**2}

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from small_runs import SMALL_WORDS, write_text
 
-from lit_modules import cli
+from lit_modules.training import cli
 from mixers import Attention, Mixer, Retention, available
 
-PROJECT = Path(cli.__file__).parents[1]
+PROJECT = Path(cli.__file__).parents[2]
 THIRD = """
 import torch
 from mixers import Mixer

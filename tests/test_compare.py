@@ -17,13 +17,13 @@ from small_runs import lines
 from small_study import BROKEN, STUDY, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_modules.cli import main
-from lit_modules.compare import carry_out
-from lit_modules.compare.cost import Cost
-from lit_modules.compare.difference import difference
-from lit_modules.compare.results import collect
-from lit_modules.compare.status import status, why_it_failed
-from lit_modules.compare.study import Study, read_study
+from lit_modules.commands.compare import runner
+from lit_modules.commands.compare.cost import Cost
+from lit_modules.commands.compare.difference import difference
+from lit_modules.commands.compare.results import collect
+from lit_modules.commands.compare.status import status, why_it_failed
+from lit_modules.commands.compare.study import Study, read_study
+from lit_modules.main import main
 from mixers import LanguageModel, Retention
 
 PROJECT = Path(__file__).parent.parent
@@ -132,7 +132,7 @@ def test_what_is_finished_is_not_done_again(done: Study, capsys, monkeypatch) ->
 def test_a_run_that_was_tested_otherwise_is_tested_again_and_not_trained(done: Study) -> None:
     other = replace(done, test={**done.test, "max_tokens": 200}).runs()[0]
     assert status(other) == "trained"
-    [words] = carry_out.commands(other)
+    [words] = runner.commands(other)
     assert words[0] == "test"
     assert "--max_tokens=200" in words
 
@@ -191,10 +191,10 @@ def test_a_row_is_no_different_from_itself(done: Study) -> None:
     ],
 )
 def test_a_run_says_in_a_sentence_why_it_failed(error: Exception, reason: str) -> None:
-    assert carry_out.reason(error) == reason
+    assert runner.reason(error) == reason
 
 
 def test_a_process_that_was_killed_is_said_to_have_been() -> None:
-    assert carry_out.meaning(-signal.SIGKILL) == "SIGKILL, most likely for want of memory"
-    assert carry_out.meaning(-signal.SIGSEGV) == "SIGSEGV"
-    assert carry_out.meaning(3) == "exit code 3"
+    assert runner.meaning(-signal.SIGKILL) == "SIGKILL, most likely for want of memory"
+    assert runner.meaning(-signal.SIGSEGV) == "SIGSEGV"
+    assert runner.meaning(3) == "exit code 3"

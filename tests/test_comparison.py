@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from small_runs import lines
 
-from lit_modules.compare.difference import bootstrap
-from lit_modules.compare.study import Options, Study, read_study
+from lit_modules.commands.compare.difference import bootstrap
+from lit_modules.commands.compare.study import Options, Study, read_study
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "docs" / "comparison"

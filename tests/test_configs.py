@@ -6,11 +6,11 @@ import pytest
 import torch
 import yaml
 
-from lit_modules.cli import main
-from lit_modules.compare.command import check
-from lit_modules.compare.cost import built
-from lit_modules.compare.study import overlaid, read_study
-from mixers.benchmark import Setting
+from lit_modules.commands.compare.command import check
+from lit_modules.commands.compare.cost import built
+from lit_modules.commands.compare.study import overlaid, read_study
+from lit_modules.main import main
+from mixers.benchmark import Case
 from mixers.model import BLOCK_PARAMETERS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -28,7 +28,7 @@ def options_of(name: str) -> dict:
 def test_a_model_of_the_paper_has_its_size(name):
     options = options_of(name)["model"]
     with torch.device("meta"):
-        counts = built({"mixer": "retention", **options}, Setting(0, vocab_size=50257)).parameter_counts()
+        counts = built({"mixer": "retention", **options}, Case(0, vocab_size=50257)).parameter_counts()
     assert sum(counts.values()) == pytest.approx(SIZES[name], rel=0.005)
     blocks = BLOCK_PARAMETERS * options["dim"] ** 2 * options["depth"]
     assert counts["mixer"] + counts["feed_forward"] == pytest.approx(blocks, rel=0.01)
@@ -52,7 +52,7 @@ def test_the_rows_of_a_comparison_have_blocks_of_the_same_size(path):
     for row, options in study.rows.items():
         model = overlaid(study.fit, options)["model"]
         with torch.device("meta"):
-            counts = built(model, Setting(0, vocab_size=8192)).parameter_counts()
+            counts = built(model, Case(0, vocab_size=8192)).parameter_counts()
         blocks = BLOCK_PARAMETERS * model["dim"] ** 2 * model["depth"]
         assert counts["mixer"] + counts["feed_forward"] == pytest.approx(blocks, rel=0.01), row
 

@@ -1,4 +1,4 @@
-"""What a row's model costs."""
+"""Phase a row's model costs."""
 
 import json
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_study import prepare
 
-from lit_modules.compare import cost
-from lit_modules.compare.cost import Cost, Growth, Spread, measure_costs
-from lit_modules.compare.study import read_study
+from lit_modules.commands.compare import cost
+from lit_modules.commands.compare.cost import Cost, Growth, Spread, measure_costs
+from lit_modules.commands.compare.study import read_study
 from mixers import Retention
 from mixers.benchmark import Row
 

@@ -20,7 +20,7 @@ import sys
 
 import torch
 
-from lit_modules.cli import main
+from lit_modules.main import main
 
 torch.set_num_threads(1)
 root, names, *words = sys.argv[1:]

@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 import mixers
 from mixers import Attention, LanguageModel
-from mixers.decoder import Decoder
+from mixers.model.decoder import Decoder
 
 CONSTANT = {name: mixer for name, mixer in mixers.available().items() if mixer(32).constant_state}
 CONSTANT["attention with a window"] = lambda dim: Attention(dim, window=5)

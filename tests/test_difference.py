@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_modules.compare.difference import bootstrap
+from lit_modules.commands.compare.difference import bootstrap
 
 
 def test_a_bootstraps_interval_is_that_of_the_normal_distribution_where_it_should_be() -> None:

@@ -19,12 +19,12 @@ from pytorch_lightning import LightningModule
 from small_runs import lines, model, text, trainer, write_text
 from test_cli import says
 
-from lit_modules.cli import main
 from lit_modules.data.token_file import count_bytes, token_file
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import LAST, OtherText
-from lit_modules.language_model import LitLanguageModel
+from lit_modules.main import main
+from lit_modules.training.language_model import LitLanguageModel
 
 PROJECT = Path(__file__).parents[1]
 CONTEXTS = [128, 300, 200]
@@ -189,7 +189,7 @@ def test_blocks_that_start_with_an_end_lose_no_token(folder: Path, trained: LitL
 
 
 def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path) -> None:
-    program = "import sys, torch; from lit_modules.cli import main; torch.set_num_threads(1); main(sys.argv[1:])"
+    program = "import sys, torch; from lit_modules.main import main; torch.set_num_threads(1); main(sys.argv[1:])"
     (folder / "program.py").write_text(program)
     (folder / "two").mkdir()
     ckpt_path = shutil.copy(run / "checkpoints" / "last.ckpt", folder / "two")

@@ -1,4 +1,4 @@
-"""What the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
+"""Phase the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
 
 import re
 import runpy
@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from lit_modules.cli import main
-from lit_modules.compare.study import read_study
+from lit_modules.commands.compare.study import read_study
+from lit_modules.main import main
 from mixers import registry
 from mixers.testing import LAWS
 

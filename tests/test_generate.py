@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import mixers
 from mixers import LanguageModel
-from mixers.generate import draw, generate, prefill
+from mixers.model.generate import draw, generate, prefill
 
 PROMPTS = [torch.tensor([1, 2, 3]), torch.tensor([4]), torch.tensor([5, 6, 7, 8, 9, 10]), torch.tensor([11, 12, 13])]
 

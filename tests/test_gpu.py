@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 import mixers
 from mixers import LanguageModel
-from mixers.decoder import Decoder
+from mixers.model.decoder import Decoder
 from mixers.ops import OPS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_runs import model, text, trainer
 
-from lit_modules import checkpoint
+from lit_modules.training import checkpoint
 from mixers import LanguageModel, available
 
 lm_eval = pytest.importorskip("lm_eval", reason='needs `pip install "lit-mixers[eval]"`')
@@ -70,7 +70,7 @@ def results(folder: Path, task: str, *, mixer: str | None = None, **options: int
     """What the harness finds on a task, of the run's model or of an untrained one with another mixer."""
     from lm_eval.tasks import TaskManager
 
-    from lit_modules.evaluation.harness import HarnessLM
+    from lit_modules.commands.harness import HarnessLM
 
     lm = HarnessLM(root=str(folder / "runs"), device="cpu", **options)
     if mixer is not None:
@@ -124,7 +124,7 @@ def test_texts_are_read_in_windows_if_they_are_to_be(folder: Path) -> None:
 def test_what_it_writes_ends_where_it_should(folder: Path) -> None:
     from lm_eval.api.instance import Instance
 
-    from lit_modules.evaluation.harness import HarnessLM
+    from lit_modules.commands.harness import HarnessLM
 
     lm = HarnessLM(root=str(folder / "runs"), device="cpu", batch_size=2)
     wanted = [{"until": ["e"], "max_gen_toks": 9}, {"max_gen_toks": 3}, {"until": "e", "max_gen_toks": 9}]
@@ -138,7 +138,7 @@ def test_what_it_writes_ends_where_it_should(folder: Path) -> None:
 
 def test_it_is_a_program(folder: Path) -> None:
     words = ["--tasks=[own_choices]", f"--root={folder / 'runs'}", f"--include_path={folder / 'tasks'}", "--limit=2"]
-    command = [sys.executable, "-m", "lit_modules.evaluation.harness", *words, "--device=cpu"]
+    command = [sys.executable, "-m", "lit_modules.commands.harness", *words, "--device=cpu"]
     ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=250)
     assert ran.returncode == 0, ran.stderr
     assert "own_choices" in ran.stdout

@@ -11,10 +11,10 @@ import torch
 from small_runs import model, text, trainer
 from torch import nn
 
-from lit_modules.factories import as_config, complete
-from lit_modules.language_model import LitLanguageModel
-from lit_modules.metrics import TokenLoss, bits_per_byte
-from lit_modules.optimizer import lr_factor, parameter_groups
+from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.metrics import TokenLoss, bits_per_byte
+from lit_modules.training.mixer_config import as_config, complete
+from lit_modules.training.optimizer import lr_factor, parameter_groups
 from mixers import Attention, Retention
 
 

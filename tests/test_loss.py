@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mixers import LanguageModel
-from mixers import loss as loss_module
-from mixers.loss import negative_log_likelihood, negative_log_likelihoods
+from mixers.model import loss as loss_module
+from mixers.model.loss import negative_log_likelihood, negative_log_likelihoods
 
 
 @pytest.fixture(params=[1, 60, 10**9], ids=lambda logits: f"{logits} logits at once")

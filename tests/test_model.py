@@ -106,7 +106,7 @@ def test_dropout_drops_only_in_training():
 
 def test_a_mixer_is_told_its_place():
     class Placed(Retention):
-        def place(self, layer, depth):
+        def init_weights(self, layer, depth):
             self.told = layer, depth
 
     model = LanguageModel(Placed, vocab_size=10, dim=32, depth=3)

@@ -69,6 +69,6 @@ def test_a_name_is_registered_once():
 
 
 def test_importing_mixers_imports_neither_lightning_nor_jsonargparse_nor_datasets():
-    code = "import sys, mixers, mixers.generate, mixers.testing; print(*sys.modules)"
+    code = "import sys, mixers, mixers.model.generate, mixers.testing; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pytorch_lightning", "lightning", "jsonargparse", "datasets", "torchmetrics"} & set(loaded)

@@ -11,8 +11,8 @@ from small_runs import SMALL_WORDS, model, text, trainer, write_text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from lit_modules import checkpoint, cli
-from lit_modules.factories import complete
+from lit_modules.training import checkpoint, cli
+from lit_modules.training.mixer_config import complete
 
 STEPS = 12
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from lit_modules.commands.peers import authors_code
 from mixers import Retention
-from mixers.benchmark.peers import authors_code
 
 TINY = 1e-12  # epsilon of both norms
 pytest.importorskip("torchscale", reason="needs the authors' layer: pip install --no-deps torchscale==0.3.0")

@@ -7,7 +7,7 @@ import torch
 from small_runs import model, text
 
 from lit_modules.data.tokenizer import bytes_tokenizer
-from lit_modules.stream import Completion, Sampling, complete, stream
+from lit_modules.evaluation.completion import Completion, Sampling, complete, stream
 
 TOKENIZER = bytes_tokenizer()
 

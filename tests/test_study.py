@@ -7,8 +7,8 @@ import pytest
 import yaml
 from small_study import STUDY, prepare
 
-from lit_modules.cli import main
-from lit_modules.compare.study import overlaid, read_study, slug
+from lit_modules.commands.compare.study import overlaid, read_study, slug
+from lit_modules.main import main
 
 
 def test_rows_and_seeds_can_be_done_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_modules.data import prepared, token_file
 from lit_modules.data.batches import in_order
-from lit_modules.text import Text
+from lit_modules.data.datamodule import Text
 
 WORDS = [f"document {index} says {'so ' * (index % 7)}\n" for index in range(60)]
 

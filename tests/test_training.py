@@ -11,9 +11,9 @@ from pytorch_lightning.accelerators import CPUAccelerator
 from small_runs import model, text, trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_modules import precision
-from lit_modules.callbacks import progress
-from lit_modules.trainer import Trainer
+from lit_modules.training import precision
+from lit_modules.training.callbacks import progress
+from lit_modules.training.trainer import Trainer
 from mixers import Retention
 
 

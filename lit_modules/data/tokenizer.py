@@ -13,6 +13,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from mixers.checks import MissingFileError, UsageError
+
 END = "<|endoftext|>"
 OTHER_ENDS = ("<|end_of_text|>", "</s>", "<eos>")  # what foreign tokenizers may call it, tried in this order
 BYTES = 256
@@ -42,7 +44,7 @@ class Tokenizer:
         vocabulary = inner.get_vocab(with_added_tokens=True)
         ends = [vocabulary[name] for name in (END, *OTHER_ENDS) if name in vocabulary]
         if not ends:
-            raise ValueError(f"the tokenizer has no end-of-text token: add one of {', '.join((END, *OTHER_ENDS))}.")
+            raise UsageError(f"the tokenizer has no end-of-text token: add one of {', '.join((END, *OTHER_ENDS))}.")
         self.vocab_size = max(vocabulary.values()) + 1
         self.end = ends[0]
         self._inner = inner
@@ -81,7 +83,7 @@ class Tokenizer:
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more precise
-            raise ValueError(f"this is not a tokenizer.json: {error}.") from error
+            raise UsageError(f"this is not a tokenizer.json: {error}.") from error
         return cls(inner)
 
     def __eq__(self, other: object) -> bool:
@@ -118,7 +120,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
         ValueError: If `vocab_size` has no room for every byte and the end of text.
     """
     if vocab_size < BYTES + 1:
-        raise ValueError(
+        raise UsageError(
             f"vocab_size={vocab_size} is too small for a byte-level BPE: "
             f"write {BYTES + 1} (every byte and the end of text) or more."
         )
@@ -145,11 +147,11 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     if path.is_file():
         text = _in_checkpoint(path) if path.suffix == ".ckpt" else path.read_text(encoding="utf-8")
     elif path.suffix in (".json", ".ckpt") or path.is_absolute() or name.startswith("."):
-        raise FileNotFoundError(f"tokenizer={name!r} is not a file: check the path.")
+        raise MissingFileError(f"tokenizer={name!r} is not a file: check the path.")
     elif "/" not in name:
         close = get_close_matches(name, ["bytes", "bpe"], n=1)
         hint = f" did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
+        raise UsageError(
             f"tokenizer={name!r} is not known:{hint} write 'bytes', 'bpe', the path of a tokenizer.json or .ckpt file, "
             "or 'owner/name' of a model on the Hub."
         )
@@ -158,7 +160,7 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     try:
         return Tokenizer.from_json(text)
     except ValueError as error:
-        raise ValueError(f"tokenizer={name!r} cannot be used: {error}") from error
+        raise UsageError(f"tokenizer={name!r} cannot be used: {error}") from error
 
 
 def _byte_level(model: BPE, *, words: bool) -> tokenizers.Tokenizer:
@@ -182,14 +184,14 @@ def _in_checkpoint(path: Path) -> str:
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(
+        raise UsageError(
             f"tokenizer={str(path)!r} is not a checkpoint that can be read: it is damaged, or holds more than plain "
             "values and tensors."
         ) from error
     try:
         return str(checkpoint["Text"]["tokenizer"])
     except (KeyError, TypeError):
-        raise ValueError(f"tokenizer={str(path)!r} is a checkpoint without a tokenizer: name another file.") from None
+        raise UsageError(f"tokenizer={str(path)!r} is a checkpoint without a tokenizer: name another file.") from None
 
 
 def _on_the_hub(name: str, cache_dir: Path) -> str:
@@ -198,7 +200,7 @@ def _on_the_hub(name: str, cache_dir: Path) -> str:
     try:
         path = hf_hub_download(name, "tokenizer.json", cache_dir=cache_dir / "hub")
     except Exception as error:  # offline, unknown, gated: many kinds, and one thing to say
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"tokenizer={name!r} is no file here and could not be had from the Hub "
             f"({type(error).__name__}): check the name and the connection."
         ) from error

@@ -7,7 +7,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mixers import LanguageModel
-from mixers.loss import IGNORED
+from mixers.checks import UsageError
+from mixers.model.loss import IGNORED
 
 FILLER = 0  # any id: what comes after a text changes nothing in it, and is not scored
 
@@ -36,7 +37,7 @@ def likelihoods(
         ValueError: If a context is empty.
     """
     if any(not context for context, _ in pairs):
-        raise ValueError("a context must have at least one token: give the end-of-text token for none.")
+        raise UsageError("a context must have at least one token: give the end-of-text token for none.")
     order = sorted(range(len(pairs)), key=lambda place: -sum(map(len, pairs[place])))
     found: dict[int, Likelihood] = {}
     for start in range(0, len(order), batch_size):

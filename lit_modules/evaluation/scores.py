@@ -11,10 +11,10 @@ from pytorch_lightning import Callback, LightningDataModule
 from torch import Tensor
 
 from lit_modules.data.batches import Blocks, SizedLoader, Windows, in_order
+from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.data.token_file import TokenFile, count_bytes
-from lit_modules.metrics import SUM_DTYPE
-from lit_modules.text import HeldOut, Text
-from mixers.checks import at_least
+from lit_modules.training.metrics import SUM_DTYPE
+from mixers.checks import UsageError, at_least
 
 LAST = 128  # tokens that contexts are compared on: RetNet's appendix B (arXiv:2307.08621)
 
@@ -75,7 +75,7 @@ class Evaluation(LightningDataModule):
         super().__init__()
         at_least(1, max_tokens=1 if max_tokens is None else max_tokens)
         if contexts and min(contexts) < LAST:
-            raise ValueError(
+            raise UsageError(
                 f"contexts={list(contexts)} has one that is shorter than the {LAST} tokens that contexts are compared "
                 f"on: write {LAST} or more."
             )
@@ -86,12 +86,12 @@ class Evaluation(LightningDataModule):
         self.max_tokens = max_tokens
         # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
         if unread := [other.corpus for other in self.others if other.corpus.startswith(("[", "{"))]:
-            raise ValueError(
+            raise UsageError(
                 f"corpora={unread[0]} is not what it should be: write names, or {{corpus: NAME, text_field: FIELD}}."
             )
         names = [text.corpus, *(other.corpus for other in self.others)]
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(
+            raise UsageError(
                 f"corpora={names[1:]} has {twice[0]!r} again, which is "
                 f"{'the corpus of the run' if twice[0] == text.corpus else 'there already'}: leave it out."
             )
@@ -141,7 +141,7 @@ class Evaluation(LightningDataModule):
 
     def _check(self, part: Part, option: str, size: int) -> None:
         if not len(part.blocks):
-            raise ValueError(
+            raise UsageError(
                 f"corpus={part.corpus!r} has {part.blocks.file.tokens} tokens to test on, too few for {option}={size}: "
                 f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_modules import summary
+from lit_modules import console
 from lit_modules.data.cache import replace_text
 from lit_modules.evaluation.scores import LAST, Evaluation, Part, Sums
 
@@ -29,7 +29,7 @@ def report(evaluation: Evaluation, sums: Sequence[Sums], folder: Path | None, ve
     if folder is not None:
         write(made, folder)
         if verbose:
-            print(f"{shown(made)}\n\ntables: {summary.shown(folder)}")
+            print(f"{shown(made)}\n\ntables: {console.short_path(folder)}")
     return [
         {"test/loss": loss, "test/perplexity": perplexity, "test/bits_per_byte": bits}
         for *_, loss, perplexity, bits in made["corpora"]
@@ -68,7 +68,7 @@ def shown(tables: dict[str, Table]) -> str:
     positions += [
         (_range(first, last), _number(loss), _number(math.exp(loss))) for first, last, _, loss in tables["positions"]
     ]
-    return "\n\n".join(summary.aligned(rows) for rows in (corpora, positions, contexts) if len(rows) > 1)
+    return "\n\n".join(console.aligned(rows) for rows in (corpora, positions, contexts) if len(rows) > 1)
 
 
 def _corpus(part: Part, sums: Sums, size: int) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixers.benchmark.memory import OUT_OF_MEMORY, Peak, within_memory
-from mixers.benchmark.work import Setting, Subject, Unavailable, What
+from mixers.benchmark.work import Case, Phase, Target, Unavailable
 
 WARM_UP = 1  # runs before the clock starts
 TOKENS = 8  # decoded where anything else is run once: single tokens are quick
@@ -19,9 +19,9 @@ TOKENS = 8  # decoded where anything else is run once: single tokens are quick
 class Row(NamedTuple):
     """One subject at one setting. What could not be measured is None, and `note` says why."""
 
-    what: What
+    what: Phase
     subject: str
-    setting: Setting
+    setting: Case
     seconds: float | None = None  # of a step, a prompt or a token for all sequences; the median over all runs
     fastest: float | None = None
     slowest: float | None = None
@@ -34,9 +34,9 @@ class Row(NamedTuple):
 
 
 def measure(
-    what: What,
-    subjects: dict[str, Subject],
-    settings: Sequence[Setting],
+    what: Phase,
+    subjects: dict[str, Target],
+    settings: Sequence[Case],
     *,
     rounds: int,
     repeats: int,
@@ -66,7 +66,7 @@ def measure(
             yield _row(what, name, at, taken)
 
 
-def train_flops(subject: Subject, at: Setting) -> int | None:
+def train_flops(subject: Target, at: Case) -> int | None:
     """Floating-point operations of the products of a training step, counted without computing them.
 
     Fourier transforms are not counted, nor kernels that torch does not know; causal attention counts in full.
@@ -87,7 +87,7 @@ class _Turn(NamedTuple):
     note: str = ""
 
 
-def _turn(what: What, subject: Subject, at: Setting, repeats: int) -> _Turn:
+def _turn(what: Phase, subject: Target, at: Case, repeats: int) -> _Turn:
     torch.manual_seed(0)
     try:
         with within_memory(at.device):
@@ -123,7 +123,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _row(what: What, name: str, at: Setting, turns: list[_Turn]) -> Row:
+def _row(what: Phase, name: str, at: Case, turns: list[_Turn]) -> Row:
     row = Row(what, name, at)
     if turns[-1].note:
         return row._replace(note=turns[-1].note)

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mixers.decoder import Decoder
 from mixers.model import LanguageModel, MixerFactory
+from mixers.model.decoder import Decoder
 from mixers.ops import OPS
 
-What = Literal["train", "prefill", "decode"]
+Phase = Literal["train", "prefill", "decode"]
 
 PIECE = 1024  # tokens read at once on the way to a long context
 
 
-class Setting(NamedTuple):
+class Case(NamedTuple):
     """Where on its curve something is measured.
 
     Half precision is autocast over float32 weights in training, and weights of that dtype elsewhere.
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
     compiled: bool = False  # by torch.compile; a model's decoding on CUDA is captured as a graph instead
 
 
-class Work(NamedTuple):
+class Workload(NamedTuple):
     """Something to time."""
 
     run: Callable[[], object]
@@ -41,22 +41,22 @@ class Work(NamedTuple):
     state_bytes: int | None = None  # for each sequence, after `length` tokens
 
 
-Subject = Callable[[What, Setting], Work]  # prepares the work, outside of the measured time
+Target = Callable[[Phase, Case], Workload]  # prepares the work, outside of the measured time
 
 
 class Unavailable(Exception):
     """A subject cannot do what is asked; the message says why."""
 
 
-def layer(build: MixerFactory) -> Subject:
+def layer(build: MixerFactory) -> Target:
     """A mixer alone; training is forward and backward, for all its gradients."""
 
-    def prepare(what: What, at: Setting) -> Work:
+    def prepare(what: Phase, at: Case) -> Workload:
         mixer = build(at.dim).to(at.device)
         size = (at.batch_size, at.length, at.dim)
         if what == "train":
             x = torch.randn(size, device=at.device)
-            return Work(forward_and_backward(_compiled(mixer, at), x, at), parameters(mixer))
+            return Workload(forward_and_backward(_compiled(mixer, at), x, at), parameters(mixer))
 
         def draw(length: int) -> Tensor:
             return torch.randn(at.batch_size, length, at.dim, device=at.device, dtype=at.dtype)
@@ -66,15 +66,15 @@ def layer(build: MixerFactory) -> Subject:
     return prepare
 
 
-def model(build: MixerFactory) -> Subject:
+def model(build: MixerFactory) -> Target:
     """The language model made of a mixer; training is a whole step, with AdamW's."""
     return language_model(lambda at: LanguageModel(build, vocab_size=at.vocab_size, dim=at.dim, depth=at.depth))
 
 
-def language_model(make: Callable[[Setting], LanguageModel]) -> Subject:
+def language_model(make: Callable[[Case], LanguageModel]) -> Target:
     """Any language model; training is a whole step, with AdamW's."""
 
-    def prepare(what: What, at: Setting) -> Work:
+    def prepare(what: Phase, at: Case) -> Workload:
         made = make(at).to(at.device)
 
         def draw(length: int) -> Tensor:
@@ -84,16 +84,16 @@ def language_model(make: Callable[[Setting], LanguageModel]) -> Subject:
             rows = draw(at.length + 1)
             for block in made.blocks:
                 _compiled(block, at)
-            return Work(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), at), parameters(made))
+            return Workload(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), at), parameters(made))
         return _reading(made.to(at.dtype), draw, what, at)
 
     return prepare
 
 
-def op(name: str, implementation: str) -> Subject:
+def op(name: str, implementation: str) -> Target:
     """An implementation of an op, forward and backward for all its gradients."""
 
-    def prepare(what: What, at: Setting) -> Work:
+    def prepare(what: Phase, at: Case) -> Workload:
         if what != "train":
             raise Unavailable("an op alone is only trained")
         arguments, chosen = OPS[name].examples(at.length, at.dim, at.dtype, at.device), OPS[name][implementation]
@@ -105,12 +105,12 @@ def op(name: str, implementation: str) -> Subject:
         def run() -> None:
             torch.autograd.grad(pytree.tree_leaves(chosen.run(*arguments)), wanted, directions)
 
-        return Work(run, 0)
+        return Workload(run, 0)
 
     return prepare
 
 
-def forward_and_backward(module: nn.Module, x: Tensor, at: Setting) -> Callable[[], object]:
+def forward_and_backward(module: nn.Module, x: Tensor, at: Case) -> Callable[[], object]:
     """A layer's training without an optimizer."""
     direction = torch.randn_like(x)
 
@@ -123,7 +123,7 @@ def forward_and_backward(module: nn.Module, x: Tensor, at: Setting) -> Callable[
     return run
 
 
-def step(module: nn.Module, loss: Callable[[], Tensor], at: Setting) -> Callable[[], object]:
+def step(module: nn.Module, loss: Callable[[], Tensor], at: Case) -> Callable[[], object]:
     """A step of a model's training."""
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=at.device.type in ("cpu", "cuda"))
 
@@ -137,16 +137,16 @@ def step(module: nn.Module, loss: Callable[[], Tensor], at: Setting) -> Callable
     return run
 
 
-def _reading(module: nn.Module, draw: Callable[[int], Tensor], what: What, at: Setting) -> Work:
+def _reading(module: nn.Module, draw: Callable[[int], Tensor], what: Phase, at: Case) -> Workload:
     """Reading a prompt in one piece, or one token after it."""
     recurrent: Any = module.eval()
-    advance: Callable[[Tensor, Any], tuple[Tensor, Any]] = getattr(recurrent, "read", recurrent.extend)
+    advance: Callable[[Tensor, Any], tuple[Tensor, Any]] = getattr(recurrent, "next_logits", recurrent.extend)
     faster = torch.compile(advance) if at.compiled else advance
     if what == "prefill":
         with torch.inference_mode():
             x = draw(at.length)
             state = recurrent.initial_state(at.batch_size)
-        return Work(inferring(lambda: faster(x, state)), parameters(module))
+        return Workload(inferring(lambda: faster(x, state)), parameters(module))
 
     with torch.inference_mode():
         state = recurrent.initial_state(at.batch_size)
@@ -156,26 +156,26 @@ def _reading(module: nn.Module, draw: Callable[[int], Tensor], what: What, at: S
     size = state_bytes(state) // at.batch_size
     if at.compiled and at.device.type == "cuda" and isinstance(module, LanguageModel):
         decoder, ids = Decoder(module, state), token[:, 0]
-        return Work(inferring(lambda: decoder(ids)), parameters(module), size)
+        return Workload(inferring(lambda: decoder(ids)), parameters(module), size)
 
     def run() -> None:
         nonlocal state
         state = faster(token, state)[1]
 
-    return Work(inferring(run), parameters(module), size)
+    return Workload(inferring(run), parameters(module), size)
 
 
 def inferring(run: Callable[[], object]) -> Callable[[], object]:
     return torch.inference_mode()(run)
 
 
-def _compiled(module: nn.Module, at: Setting) -> nn.Module:
+def _compiled(module: nn.Module, at: Case) -> nn.Module:
     if at.compiled:
         module.compile()
     return module
 
 
-def autocast(at: Setting) -> AbstractContextManager[object]:
+def autocast(at: Case) -> AbstractContextManager[object]:
     """Autocast where training is in half precision."""
     return nullcontext() if at.dtype == torch.float32 else torch.autocast(at.device.type, at.dtype)
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mixers.checks import at_least, one_of
+from mixers.checks import UsageError, at_least, one_of
 from mixers.mixer import state_dtype
 from mixers.ops.autocast import full_precision
 from mixers.ops.discretise import Discretisation, discretise
@@ -37,7 +37,7 @@ class DiagonalSSM(nn.Module):
         one_of(("lin", "inv", "real"), spectrum=spectrum)
         one_of(("bilinear", "zoh"), discretisation=method)
         if size % 2:
-            raise ValueError(f"state_size={size} is odd: write an even number, two for each complex one.")
+            raise UsageError(f"state_size={size} is odd: write an even number, two for each complex one.")
         self.method = method
         self.dynamics = Dynamics(channels, size=size, spectrum=spectrum, lr=lr)
         self.c = nn.Parameter(torch.randn(channels, 2, size // 2) / math.sqrt(2))  # of variance one as complex numbers

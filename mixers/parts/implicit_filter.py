@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixers.checks import UsageError
+
 # How fast the exponential windows of the channels fall to 1 % of their height, as shares of `max_length`:
 # the authors' target, fast_decay_pct and slow_decay_pct.
 WINDOW_TARGET, FASTEST_WINDOW, SLOWEST_WINDOW = 0.01, 0.3, 1.5
@@ -31,7 +33,7 @@ class ImplicitFilter(nn.Module):
     ):
         super().__init__()
         if features < 3 or features % 2 == 0:
-            raise ValueError(f"filter_features={features} must be odd and at least 3: a position, cosines and sines.")
+            raise UsageError(f"filter_features={features} must be odd and at least 3: a position, cosines and sines.")
         self.features = nn.Parameter(_positional_features(max_length, features))
         self.layers = nn.ModuleList([nn.Linear(features, width), nn.Linear(width, width), nn.Linear(width, width)])
         self.out = nn.Linear(width, channels, bias=False)

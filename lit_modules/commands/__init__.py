@@ -1,0 +1,1 @@
+"""The commands that Lightning lacks: plain functions, whose signatures are their help."""

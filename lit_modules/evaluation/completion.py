@@ -1,0 +1,126 @@
+"""Text in, text out: generation as a reader sees it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lit_modules.data.tokenizer import Tokenizer
+from mixers import LanguageModel
+from mixers.checks import UsageError, at_least
+from mixers.model.generate import check_sampling, generate
+
+CUT = "\N{REPLACEMENT CHARACTER}"  # what a character decodes to while some of its bytes are still to come
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, and where a text ends.
+
+    Args:
+        max_tokens: Most tokens to add to a text.
+        temperature: How freely tokens are drawn: 0 always takes the likeliest, 1 draws as the model predicts.
+        top_k: Draw from this many of the likeliest tokens only.
+        top_p: Draw from the likeliest tokens that together have this probability only.
+        seed: Seed of the random numbers.
+        stop: Strings that end a text just before them.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    max_tokens: int = 200
+    temperature: float = 0.8
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        at_least(0, max_tokens=self.max_tokens)
+        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        if "" in self.stop:
+            raise UsageError("stop='' would end every text at once: leave it out.")
+
+
+class Completion:
+    """Turns tokens into text as they come, holding back what later tokens may change or cut off.
+
+    Args:
+        tokenizer: Decodes the tokens.
+        stop: Strings that end the text just before them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()):
+        self.tokenizer, self.stop = tokenizer, stop
+        self.tokens: list[int] = []
+        self.shown = 0  # characters given out
+        self.done = False
+
+    def add(self, token: int) -> str:
+        """The text that is certain now and was not before."""
+        if token == self.tokenizer.end:
+            return self.finish()
+        self.tokens.append(token)
+        text = self.tokenizer.decode(self.tokens)
+        ends = [place for stop in self.stop if (place := text.find(stop)) >= 0]
+        if ends:
+            self.done = True
+            return self._show(text[: min(ends)])
+        text = text.rstrip(CUT)
+        return self._show(text[: len(text) - self._stop_begun(text)])
+
+    def finish(self) -> str:
+        """The rest of the text, when no more tokens come."""
+        if self.done:
+            return ""
+        self.done = True
+        return self._show(self.tokenizer.decode(self.tokens))
+
+    def _show(self, text: str) -> str:
+        new, self.shown = text[self.shown :], max(self.shown, len(text))
+        return new
+
+    def _stop_begun(self, text: str) -> int:
+        """How many characters at the end may turn out to be the beginning of a stop string."""
+        return max((n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+
+
+def stream(model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling) -> Iterator[str]:
+    """Continues a prompt, piece by piece as tokens come; an empty prompt starts a new text."""
+    completion = Completion(tokenizer, stop=sampling.stop)
+    tokens = _tokens(model, tokenizer, [prompt], sampling)
+    for _ in range(sampling.max_tokens):
+        yield completion.add(int(next(tokens)[0]))
+        if completion.done:
+            return
+    yield completion.finish()
+
+
+def complete(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
+    """Continues several prompts of any lengths together, and returns the continuations."""
+    completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
+    texts = ["" for _ in prompts]
+    tokens = _tokens(model, tokenizer, prompts, sampling)
+    for _ in range(sampling.max_tokens):
+        for row, (completion, token) in enumerate(zip(completions, next(tokens).tolist(), strict=True)):
+            if not completion.done:
+                texts[row] += completion.add(token)
+        if all(completion.done for completion in completions):
+            break
+    return [text + completion.finish() for text, completion in zip(texts, completions, strict=True)]
+
+
+def _tokens(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling
+) -> Iterator[torch.Tensor]:
+    device = next(model.parameters()).device
+    ids = [torch.tensor(tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
+    return generate(
+        model,
+        ids,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+    )

@@ -1,0 +1,154 @@
+"""The last checkpoint of a run, and runs that are asked to stop."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from torch import Tensor
+
+from lit_modules.console import command, short_path
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(SystemExit):
+    """A run ended by a signal, with everything saved. The exit code is 128 + the signal's number, as shells have it."""
+
+
+class KeepLast(Callback):
+    """Keeps `last.ckpt`, from which a run goes on exactly as if it had never stopped.
+
+    It is written between two optimizer steps only: after every few, before each validation, at the end, and when the
+    run is asked to stop by Ctrl-C or SIGTERM. A second Ctrl-C stops at once.
+
+    Args:
+        every_n_steps: Optimizer steps between two savings.
+    """
+
+    def __init__(self, every_n_steps: int):
+        self.every_n_steps = every_n_steps
+        self.validated_step = 0
+        self.asked: int | None = None  # the signal that asked this process to stop
+        self.ending = False  # whether all processes have agreed to
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validated_step": self.validated_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.validated_step = state_dict["validated_step"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._listen()  # here, because Lightning installs its own handlers just before
+        # Lightning takes a checkpoint from before a validation for one from after it, and would leave it out.
+        if trainer.global_step > self.validated_step and _validation_is_due(trainer):
+            _validate(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # gradients of half a step are in no checkpoint
+        self.ending = self._all_stop(trainer)
+        if self.ending or trainer.global_step % self.every_n_steps == 0 or _validation_is_due(trainer):
+            self._save(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Tensor, batch_idx: int
+    ) -> None:
+        self._end_if_asked(trainer)  # not at the batch's end, where Lightning has yet to log it
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end_if_asked(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Tensor,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # The checkpoint from before the validation is there already: this one is run again from its start.
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.ending = self._all_stop(trainer)
+            self._end_if_asked(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.validated_step = trainer.global_step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end_if_asked(trainer)
+        if trainer.enable_validation and self.validated_step != trainer.global_step:
+            self._save(trainer)
+            _validate(trainer)  # a run ends with its result, whatever its length
+        self._save(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._stop_listening()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop_listening()
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # the only one that may handle signals
+            self._handlers = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+
+    def _stop_listening(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
+
+    def _all_stop(self, trainer: pl.Trainer) -> bool:
+        """Whether any process was asked to stop: then all do, at the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(last_path(trainer), weights_only=False)
+
+    def _end_if_asked(self, trainer: pl.Trainer) -> None:
+        if not self.ending:
+            return
+        if trainer.is_global_zero:
+            path = last_path(trainer)
+            found = Path(trainer.default_root_dir).absolute() == Path("runs").absolute()  # where `last` is looked for
+            print(
+                f"\nStopped at step {trainer.global_step} of {trainer.max_steps}; saved as {short_path(path)}."
+                f"\nTo go on: {command()} fit --ckpt_path={'last' if found else short_path(path)}"
+            )
+        raise Stopped(128 + (self.asked or signal.SIGTERM))
+
+
+def last_path(trainer: pl.Trainer) -> Path:
+    """Where `last.ckpt` of this run is: beside the best one."""
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    return Path(folder or trainer.default_root_dir) / "last.ckpt"
+
+
+def _validation_is_due(trainer: pl.Trainer) -> bool:
+    """Whether the batch just done is one that validation follows."""
+    every = trainer.val_check_batch
+    if not trainer.enable_validation or every is None or every == float("inf"):
+        return False
+    return (trainer.fit_loop.total_batch_idx + 1) % every == 0
+
+
+def _validate(trainer: pl.Trainer) -> None:
+    """Validates between two training steps, as Lightning's own loop does where it is due."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False  # or it would start where the one before the checkpoint ended
+    trainer.validating = True
+    loop.run()
+    trainer.training = True

@@ -1,0 +1,180 @@
+"""Training a language model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_modules.training.metrics import TokenLoss, bits_per_byte
+from lit_modules.training.mixer_config import as_config
+from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups
+from mixers import LanguageModel
+from mixers.checks import UsageError
+from mixers.ops.compiled import no_compiler
+
+REBUILD = "pytorch_lightning.cli.instantiate_module"  # what load_from_checkpoint builds from plain config with
+
+
+class LitLanguageModel(pl.LightningModule):
+    """Trains a language model to predict the next token.
+
+    Args:
+        lr: Highest learning rate.
+        schedule: How the learning rate falls after the warm-up.
+        min_lr_ratio: Where it stops falling, as a part of `lr`.
+        warmup_steps: Optimizer steps over which the learning rate rises to `lr`.
+        decay_steps: Optimizer step at which the learning rate stops falling; by default the last of the run.
+        weight_decay: AdamW's weight decay, applied to matrices but not to embeddings.
+        betas: AdamW's decay rates of the gradient's mean and of its square.
+        seed: Seed of the dropout.
+        compile: Whether torch.compile makes the blocks faster, which takes a minute or more at the start; on a CPU it
+            needs a C++ compiler.
+        model: What the model is made of.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        *,
+        schedule: Schedule = "cosine",
+        min_lr_ratio: float = 0.1,
+        warmup_steps: int = 0,
+        decay_steps: int | None = None,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.98),
+        seed: int = 0,
+        compile: bool = False,
+        **model: Any,
+    ):
+        super().__init__()
+        options = {
+            "lr": lr,
+            "schedule": schedule,
+            "min_lr_ratio": min_lr_ratio,
+            "warmup_steps": warmup_steps,
+            "decay_steps": decay_steps,
+            "weight_decay": weight_decay,
+            "betas": list(betas),
+            "seed": seed,
+            "compile": compile,
+        }
+        self.model = LanguageModel(**model)
+        self.save_hyperparameters(as_config({**options, **model, "_instantiator": REBUILD}))
+        self.val_loss = TokenLoss()
+
+    def configure_model(self) -> None:
+        if not self.hparams["compile"]:
+            return
+        if objection := no_compiler(self.trainer.strategy.root_device):
+            raise UsageError(f"compile=True cannot be: {objection}.")
+        for block in self.model.blocks:
+            block.compile()  # in place, so that the weights keep their names
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Mean nats per token over rows of tokens (batch, time + 1): each predicts the next."""
+        return self.model.loss(rows[:, :-1], rows[:, 1:])
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        # Dropout follows from the batch's number alone, so a run that was stopped anywhere goes on exactly as if it
+        # had not been, and a checkpoint needs no generator's state. SeedSequence keeps neighbouring seeds unrelated.
+        place = [self.hparams["seed"], self.trainer.fit_loop.total_batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        if self.logs_this_step and not loss.isfinite():  # reading it on every step would make a GPU wait
+            raise FloatingPointError(
+                f"the training loss is {loss.item()} at step {self.global_step + 1}: "
+                f"lower model.lr={self.hparams['lr']} or lengthen the warm-up."
+            )
+        if self.logs_this_step:  # averaging over the processes on every step would make each wait for all
+            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
+            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.val_loss.update(self.loss(batch), batch[:, 1:].numel())
+
+    def on_validation_epoch_end(self) -> None:
+        loss = self.val_loss.compute()
+        self.val_loss.reset()
+        self.log("val/loss", loss.float())
+        self.log("val/perplexity", loss.exp().float(), prog_bar=True)
+        if (bytes_per_token := getattr(self.trainer.datamodule, "bytes_per_token", None)) is not None:  # type: ignore[attr-defined]
+            self.log("val/bits_per_byte", bits_per_byte(loss, bytes_per_token).float())
+
+    def test_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Nats of each token that is predicted, (batch, time), which `Trainer.test` sums up."""
+        return self.model.losses(batch[:, :-1], batch[:, 1:])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips, and logs the norm that clipping computes anyway."""
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            if self.logs_this_step:
+                self.log("grad_norm", norm)
+
+    @property
+    def logs_this_step(self) -> bool:
+        """Whether the optimizer step under way is one that is logged."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and (self.global_step + 1) % every == 0
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        # A GradScaler and a fused step both want to unscale the gradients, and clipping needs them unscaled before.
+        fused = self.device.type in ("cpu", "cuda") and self.trainer.scaler is None
+        optimizer = torch.optim.AdamW(self._parameter_groups(), fused=fused)
+        scheduler = LambdaLR(optimizer, self._lr_factor())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        scheduler = self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(scheduler, LambdaLR)
+        for group, asked in zip(optimizer.param_groups, self._parameter_groups(), strict=True):
+            group |= {**asked, "params": group["params"], "initial_lr": asked["lr"]}
+            group["lr"] = asked["lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch)
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+
+    def on_train_end(self) -> None:
+        # TensorBoard's table of runs: what a run was made of beside what came out of it.
+        final = {f"final/{name}": value for name, value in self.trainer.callback_metrics.items() if name[:4] == "val/"}
+        for logger in self.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(dict(self.hparams), metrics=final, step=self.global_step)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        options = self.hparams
+        groups = parameter_groups(self.model, lr=options["lr"], weight_decay=options["weight_decay"])
+        return [{**group, "betas": tuple(options["betas"])} for group in groups]
+
+    def _lr_factor(self) -> Callable[[int], float]:
+        options = self.hparams
+        # Not trainer.estimated_stepping_batches, which builds the loaders before their state is restored.
+        steps = options["decay_steps"] or self.trainer.max_steps
+        if options["schedule"] != "constant" and steps < 0:
+            raise UsageError(
+                f"schedule={options['schedule']!r} needs an end: set trainer.max_steps or model.decay_steps, or "
+                "model.schedule=constant."
+            )
+        return lr_factor(
+            options["schedule"],
+            warmup_steps=options["warmup_steps"],
+            decay_steps=steps,
+            min_lr_ratio=options["min_lr_ratio"],
+        )

@@ -1,0 +1,32 @@
+"""What a run says at its beginning and at its end."""
+
+import pytorch_lightning as pl
+
+from lit_modules.console import command, short_path
+from lit_modules.training.mixer_config import mixer_name
+from mixers import LanguageModel, Mixer
+
+
+def model_mixers(model: LanguageModel) -> str:
+    """The names of the model's mixers, each once, in the order of the blocks: `retention`, `retention-attention`."""
+    return "-".join(dict.fromkeys(mixer_name(type(layer)) for layer in model.modules() if isinstance(layer, Mixer)))
+
+
+def parameters(model: LanguageModel) -> str:
+    """Where the parameters are, as one line."""
+    counts = model.parameter_counts()
+    parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
+    return f"parameters: {sum(counts.values()):,} ({parts})"
+
+
+def result(trainer: pl.Trainer, model: LanguageModel) -> str:
+    """What came out of a run, where it is, and what to do with it."""
+    lines = [f"mixer: {model_mixers(model)}", parameters(model)]
+    for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
+        if key in trainer.callback_metrics:
+            lines.append(f"{name}: {trainer.callback_metrics[key].item():.4g}")
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        path = short_path(best)
+        lines += [f"best checkpoint: {path}", f'write with it: {command()} generate --ckpt_path={path} --prompt="The"']
+    return "\n".join(lines)

@@ -1,0 +1,231 @@
+"""Lightning's trainer, measured in optimizer steps."""
+
+import logging
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+from pytorch_lightning.accelerators import Accelerator
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info
+
+from lit_modules.commands.own import Commands
+from lit_modules.data.datamodule import HeldOut, Text
+from lit_modules.evaluation import tables
+from lit_modules.evaluation.scores import Evaluation, OtherText, Scores
+from lit_modules.training import checkpoint, summary
+from lit_modules.training.callbacks.keep_last import KeepLast
+from lit_modules.training.callbacks.progress import Progress, Speed
+from lit_modules.training.callbacks.samples import Samples
+from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.precision import best_precision
+from mixers.checks import UsageError
+
+
+class Trainer(Commands):
+    """Trains on an endless stream of text for a number of optimizer steps.
+
+    Args:
+        max_steps: Optimizer steps to train for; -1 trains until it is stopped.
+        precision: Number format: `auto` is bfloat16 with float32 weights (`bf16-mixed`) where the hardware multiplies
+            bfloat16 itself, and float32 (`32-true`) elsewhere.
+        val_check_interval: Optimizer steps between two validations; there is always one at the end.
+        save_every_n_steps: Optimizer steps between two savings of last.ckpt, which is also saved before each
+            validation and when the run is stopped.
+        accumulate_grad_batches: Batches that an optimizer step takes its gradient from.
+        logger: Where to log; by default to TensorBoard, in a folder runs/MIXER/version_N.
+        callbacks: Callbacks beside the trainer's own.
+        enable_checkpointing: Whether to keep the best and the last checkpoint.
+        enable_progress_bar: Whether to show progress.
+        enable_model_summary: Whether to list the layers of the model at the start.
+        max_epochs: Not for this trainer: a run is measured in steps.
+        accelerator: The hardware: `auto`, `cpu`, `gpu` or any that Lightning knows.
+        default_root_dir: The folder of all runs.
+        options: Options of Lightning's trainer.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_steps: int = -1,
+        precision: str | int = "auto",
+        val_check_interval: int | None = None,
+        save_every_n_steps: int = 500,
+        accumulate_grad_batches: int = 1,
+        logger: Logger | Iterable[Logger] | bool | None = None,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_checkpointing: bool = True,
+        enable_progress_bar: bool = True,
+        enable_model_summary: bool = False,
+        max_epochs: int | None = None,
+        accelerator: str | Accelerator = "auto",
+        default_root_dir: str | Path = "runs",
+        **options: Any,
+    ):
+        if max_epochs is not None:
+            raise UsageError(f"max_epochs={max_epochs} has no meaning for an endless stream: set max_steps instead.")
+        if precision == "auto":
+            precision, reason = best_precision(accelerator)
+            rank_zero_info(f"precision: {precision} ({reason})")
+        own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+        own += [Speed(), Samples()]
+        if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
+            own.append(Progress())
+        if enable_checkpointing:
+            own.append(KeepLast(save_every_n_steps))
+            if not any(isinstance(callback, ModelCheckpoint) for callback in own):
+                own.append(ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False))
+        hush()
+        self._keeps_log = logger is None or logger is True
+        super().__init__(
+            max_steps=max_steps,
+            max_epochs=-1 if max_steps == -1 else None,
+            precision=precision,  # type: ignore[arg-type]
+            # Lightning counts batches here, and optimizer steps elsewhere.
+            val_check_interval=val_check_interval and val_check_interval * accumulate_grad_batches,
+            check_val_every_n_epoch=None,
+            accumulate_grad_batches=accumulate_grad_batches,
+            logger=False if logger is None or logger is True else logger,  # `fit` knows the folder
+            callbacks=own,
+            enable_checkpointing=enable_checkpointing,
+            enable_progress_bar=enable_progress_bar,
+            enable_model_summary=enable_model_summary,
+            accelerator=accelerator,
+            default_root_dir=default_root_dir,
+            use_distributed_sampler=False,  # the data know their share
+            **options,
+        )
+
+    def fit(  # type: ignore[override]  # nothing is ever unpickled, so there is no `weights_only` to choose
+        self,
+        model: pl.LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: pl.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Trains a model.
+
+        Args:
+            model: The model.
+            train_dataloaders: Batches to train on, instead of a data module.
+            val_dataloaders: Batches to validate on, instead of a data module.
+            datamodule: The data.
+            ckpt_path: Checkpoint to go on from, in the same folder; `last` is the newest of all runs.
+        """
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        if path:  # of course its folder is not empty
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+        if self._keeps_log:
+            self.logger = self._run_logger(model, path)
+        super().fit(
+            model, train_dataloaders, val_dataloaders, datamodule, str(path) if path else None, weights_only=True
+        )
+        if self.is_global_zero and isinstance(model, LitLanguageModel):
+            print(summary.result(self, model.model))
+
+    def validate(  # type: ignore[override]
+        self,
+        model: pl.LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | None = None,
+        verbose: bool = True,
+        datamodule: pl.LightningDataModule | None = None,
+    ) -> list[dict[str, float]]:
+        """Measures a model on the validation text.
+
+        Args:
+            model: The model.
+            dataloaders: Batches to validate on, instead of a data module.
+            ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
+            verbose: Whether to print the results.
+            datamodule: The data.
+
+        Returns:
+            The metrics, in one dict.
+        """
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
+        results = super().validate(
+            model, dataloaders, str(path) if path else None, verbose, datamodule, weights_only=True
+        )
+        return [dict(result) for result in results]
+
+    def test(  # type: ignore[override]
+        self,
+        model: pl.LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | None = None,
+        verbose: bool = True,
+        datamodule: pl.LightningDataModule | None = None,
+        *,
+        split: HeldOut = "test",
+        corpora: list[str | OtherText] = [],  # noqa: B006  (jsonargparse shows and copies it)
+        contexts: list[int] = [512, 1024, 2048],  # noqa: B006
+        max_tokens: int | None = None,
+    ) -> list[dict[str, float]]:
+        """Measures a model on the test text and on other corpora, by position and by context.
+
+        Tables go to `test` in the folder of the run; corpora.csv is the last to be written.
+
+        Args:
+            model: The model.
+            dataloaders: Batches for a module's own `test_step`, instead of a data module.
+            ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
+            verbose: Whether to print the results.
+            datamodule: The data.
+            split: Which split of the run's own corpus: settings are chosen on `validation`, and reported on `test`.
+            corpora: Other corpora, each a name as `--data.corpus` takes it or {corpus: NAME, text_field: FIELD}.
+            contexts: Tokens of context, for the perplexity of the last 128 of windows of the longest of them; that by
+                position is of the same windows.
+            max_tokens: Most tokens of each corpus to score, from its beginning; by default all.
+
+        Returns:
+            The metrics, in one dict for each corpus, that of the run first.
+        """
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        ckpt = str(path) if path else None
+        warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
+        if not isinstance(datamodule, Text):
+            if corpora or max_tokens is not None:
+                raise UsageError(f"corpora={corpora} and max_tokens={max_tokens} need the run's Text as datamodule.")
+            return [dict(r) for r in super().test(model, dataloaders, ckpt, verbose, datamodule, weights_only=True)]
+        if self.limit_test_batches != 1.0:
+            raise UsageError(
+                f"trainer.limit_test_batches={self.limit_test_batches} would leave out parts of the tables: set "
+                "max_tokens instead."
+            )
+        evaluation = Evaluation(datamodule, split, corpora, contexts, max_tokens)
+        scores = Scores(evaluation)
+        self.callbacks.append(scores)  # type: ignore[attr-defined]
+        try:
+            super().test(model, dataloaders, ckpt, False, evaluation, weights_only=True)
+        finally:
+            self.callbacks.remove(scores)  # type: ignore[attr-defined]
+        folder = checkpoint.beside(path) if path else Path(self.log_dir or self.default_root_dir)
+        return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
+
+    def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
+        """TensorBoard in the folder of the run that goes on, or in a new one named after the mixer."""
+        if ckpt_path and (run := checkpoint.run_folder(ckpt_path)):
+            return TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)
+        name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
+        return TensorBoardLogger(self.default_root_dir, name=name, default_hp_metric=False)
+
+
+# What Lightning says of itself, or says again after us.
+NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
+
+
+def hush() -> None:
+    """Keeps from the user advertisements of Lightning's, deprecations in its own code, and what we say ourselves."""
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOISE)

@@ -1,0 +1,107 @@
+"""Generation, one token at a time."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixers.checks import UsageError, at_least
+from mixers.model.language_model import LanguageModel
+from mixers.model.states import concat_states, select_rows
+
+
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Tensor],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> Iterator[Tensor]:
+    """Continues prompts for as long as asked, yielding the next token of each, (batch,).
+
+    `zip(range(n), generate(...))` and `itertools.islice` bound it.
+
+    Args:
+        model: Predicts the next token.
+        prompts: Token ids, (time,) each, at least one; lengths may differ.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_k: Draw only from so many of the likeliest tokens.
+        top_p: Draw only from the likeliest tokens that together have at least this probability (arXiv:1904.09751).
+        seed: Makes the draws repeatable, whatever else uses torch's generator. None takes torch's generator.
+
+    Raises:
+        ValueError: a prompt is empty, or an option is out of range.
+    """
+    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    if not prompts or any(len(prompt) == 0 for prompt in prompts):
+        raise UsageError("prompts must have at least one token each.")
+    return _tokens(model, prompts, temperature, top_k, top_p, seed)
+
+
+@torch.inference_mode()
+def _tokens(
+    model: LanguageModel,
+    prompts: Sequence[Tensor],
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+) -> Iterator[Tensor]:
+    device = prompts[0].device
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    logits, states = prefill(model, prompts)
+    while True:
+        if temperature == 0:
+            token = logits.argmax(-1)
+        else:
+            token = draw(logits.float() / temperature, top_k=top_k, top_p=top_p, generator=generator)
+        yield token
+        logits, states = model.next_logits(token[:, None], states)
+
+
+def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises ValueError for an option out of range."""
+    if not temperature >= 0:
+        raise UsageError(f"temperature={temperature} is out of range: write 0 for the likeliest token, or more.")
+    at_least(1, top_k=1 if top_k is None else top_k)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UsageError(f"top_p={top_p} is out of range: write a number above 0 and up to 1.")
+
+
+@torch.inference_mode()
+def prefill(model: LanguageModel, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
+    """The logits after each prompt, (batch, vocabulary), and the states there.
+
+    All prompts are read together; a row leaves where its prompt ends, so that nothing is ever filled up.
+    """
+    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    states, logits, done, read = model.initial_state(len(prompts)), None, [], 0
+    while order:
+        end = len(prompts[order[0]])
+        if end > read:
+            ids = torch.stack([prompts[row][read:end] for row in order])
+            logits, states = model.next_logits(ids, states)
+            read = end
+        ended = sum(len(prompts[row]) == end for row in order)
+        assert logits is not None
+        done.append((order[:ended], logits[:ended], select_rows(states, slice(None, ended))))
+        order, logits, states = order[ended:], logits[ended:], select_rows(states, slice(ended, None))
+    rows = [row for part, _, _ in done for row in part]
+    back = torch.tensor(rows, device=prompts[0].device).argsort()
+    all_logits = torch.cat([part for _, part, _ in done])
+    return all_logits[back], select_rows(concat_states([part for _, _, part in done]), back)
+
+
+def draw(logits: Tensor, *, top_k: int | None, top_p: float | None, generator: torch.Generator | None) -> Tensor:
+    """One token for each row of logits (batch, vocabulary)."""
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if top_p is not None and top_p < 1:
+        probability, token = logits.softmax(-1).sort(descending=True)
+        beyond = probability.cumsum(-1) - probability >= top_p  # what comes before it is enough already
+        logits = logits.masked_fill(beyond.scatter(1, token, beyond), -torch.inf)
+    return logits.softmax(-1).multinomial(1, generator=generator).squeeze(1)

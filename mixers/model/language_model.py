@@ -1,0 +1,222 @@
+"""Blocks, and the language model made of them."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mixers.checks import UsageError, at_least, one_of
+from mixers.mixer import Mixer
+from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
+from mixers.parts.feed_forward import MATRICES, FeedForward, FeedForwardKind
+from mixers.retention import Retention
+
+MixerFactory = Callable[[int], Mixer[Any]]
+
+BLOCK_PARAMETERS = 12  # times dim²: a Transformer's block, and the paper's rule (arXiv:2307.08621, section 3.1)
+WIDTH_MULTIPLE = 8  # feed-forward widths are rounded to it, which matrix units want
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+class Block(nn.Module):
+    """Mixes along the sequence, then within each token; both on top of the residual stream.
+
+    Y = X + mixer(norm(X)), X' = Y + ffn(norm(Y)).
+
+    Args:
+        mixer: Mixes along the sequence.
+        ffn: Works within each token.
+        norm: `layer` or `rms`.
+        dropout: Probability of dropping each number that is added to the stream.
+    """
+
+    def __init__(
+        self, mixer: Mixer[Any], ffn: nn.Module, *, norm: Literal["layer", "rms"] = "layer", dropout: float = 0.0
+    ):
+        super().__init__()
+        self.mixer_norm, self.mixer = NORMS[norm](mixer.dim), mixer
+        self.ffn_norm, self.ffn = NORMS[norm](mixer.dim), ffn
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._within(x + self.dropout(self.mixer(self.mixer_norm(x))))
+
+    def extend(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        y, state = self.mixer.extend(self.mixer_norm(x), state)
+        return self._within(x + self.dropout(y)), state
+
+    def _within(self, x: Tensor) -> Tensor:
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next token from those before it: embedding, blocks, norm, head.
+
+    It obeys the law of its mixers: extending over any split of a text gives what `forward` gives over the whole.
+
+    Initialisation is that of the RetNet authors' code: embeddings are normal with standard deviation dim^(-1/2),
+    feed-forward matrices have torch's default, and mixers initialise themselves. (The paper's text says "following
+    DeepNet", without a formula.)
+
+    Args:
+        mixer: Builds the mixer of a block from the width.
+        overrides: Other mixers for single blocks, by index from 0, as in hybrids.
+        vocab_size: Number of distinct tokens.
+        dim: Width of the residual stream.
+        depth: Number of blocks.
+        ffn: Feed-forward layer: `gelu` has two matrices, `swiglu` three.
+        ffn_dim: Its width. None solves for it so that the mixer and the feed-forward layer of each block have
+            12·dim² parameters, whatever the mixer.
+        norm: `layer` or `rms`, before each mixer, each feed-forward layer and the head.
+        tie_embeddings: Whether the head's matrix is that of the embedding.
+        dropout: Probability of dropping each number of the embedding and of what blocks add to the stream.
+        recompute: Whether training keeps only what enters each block, and computes the rest of it again when it takes
+            gradients (arXiv:1604.06174): about a third slower, and most of the activations' memory saved.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    def __init__(
+        self,
+        mixer: MixerFactory = Retention,
+        *,
+        overrides: dict[int, MixerFactory] | None = None,
+        vocab_size: int,
+        dim: int = 1024,
+        depth: int = 16,
+        ffn: FeedForwardKind = "gelu",
+        ffn_dim: int | None = None,
+        norm: Literal["layer", "rms"] = "layer",
+        tie_embeddings: bool = True,
+        dropout: float = 0.0,
+        recompute: bool = False,
+    ):
+        super().__init__()
+        at_least(1, vocab_size=vocab_size, dim=dim, depth=depth, ffn_dim=1 if ffn_dim is None else ffn_dim)
+        one_of(MATRICES, ffn=ffn)
+        one_of(NORMS, norm=norm)
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout={dropout} is out of range: write a number from 0 to below 1.")
+        self.recompute = recompute
+        self.embed = nn.Embedding(vocab_size, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList()
+        for layer, build in enumerate(_factories(mixer, overrides or {}, depth)):
+            built = build(dim)
+            built.init_weights(layer, depth)
+            width = matched_width(built, ffn) if ffn_dim is None else ffn_dim
+            feed_forward = FeedForward(dim, width, kind=ffn)
+            self.blocks.append(Block(built, feed_forward, norm=norm, dropout=dropout))
+        self.norm = NORMS[norm](dim)
+        self.head = None if tie_embeddings else nn.Linear(dim, vocab_size, bias=False)
+        for matrix in (self.embed, self.head):
+            if matrix is not None:
+                nn.init.normal_(matrix.weight, std=dim**-0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (batch, time, vocabulary) of the token after each of ids (batch, time)."""
+        return F.linear(self._features(ids), self._output_weight)
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Mean negative log-likelihood of targets (batch, time), in nats a token; those that are -100 do not count.
+
+        The logits are never all held at once.
+        """
+        features = self._features(ids).flatten(0, 1)
+        total = negative_log_likelihood(features, self._output_weight, targets.flatten())
+        return total / (targets != IGNORED).sum().clamp(min=1)
+
+    @torch.no_grad()
+    def losses(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Negative log-likelihood of each of targets (batch, time), in nats; those that are -100 have 0.
+
+        As in `loss`, the logits are never all held at once; here no gradients are taken.
+        """
+        features = self._features(ids).flatten(0, 1)
+        return negative_log_likelihoods(features, self._output_weight, targets.flatten()).view(targets.shape)
+
+    @torch.no_grad()
+    def scores(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """`losses`, and whether each of targets is the likeliest token, (batch, time) each."""
+        losses, likeliest = scores(self._features(ids).flatten(0, 1), self._output_weight, targets.flatten())
+        return losses.view(targets.shape), likeliest.view(targets.shape)
+
+    def initial_state(self, batch: int) -> tuple[Any, ...]:
+        """The states of all mixers before the first token."""
+        return tuple(block.mixer.initial_state(batch) for block in self._blocks())
+
+    def extend(self, ids: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        """Logits for the next tokens, any number of them, and the states after them."""
+        features, states = self._extended(ids, states)
+        return F.linear(features, self._output_weight), states
+
+    def next_logits(self, ids: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        """`extend`, with the logits (batch, vocabulary) after the last token only."""
+        features, states = self._extended(ids, states)
+        return F.linear(features[:, -1], self._output_weight), states
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Numbers of parameters by purpose: mixer, feed_forward, embedding (with the head) and norm."""
+        counts = dict.fromkeys(("mixer", "feed_forward", "embedding", "norm"), 0)
+        for name, parameter in self.named_parameters():
+            counts[_purpose(name)] += parameter.numel()
+        return counts
+
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def _features(self, ids: Tensor) -> Tensor:
+        x = self.dropout(self.embed(ids))
+        again = self.recompute and torch.is_grad_enabled()
+        for block in self._blocks():
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return self.norm(x)
+
+    def _extended(self, ids: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+        x, after = self.dropout(self.embed(ids)), []
+        for block, state in zip(self._blocks(), states, strict=True):
+            x, state = block.extend(x, state)
+            after.append(state)
+        return self.norm(x), tuple(after)
+
+    @property
+    def _output_weight(self) -> Tensor:
+        return self.embed.weight if self.head is None else self.head.weight
+
+
+def matched_width(mixer: Mixer[Any], ffn: FeedForwardKind) -> int:
+    """The feed-forward width with which a block of this mixer has 12·dim² parameters.
+
+    A mixer that has more by itself gets the smallest feed-forward layer, and a warning: at widths of a few dozen,
+    what does not grow with dim² (Hyena's filters) weighs more than the block should.
+    """
+    taken, budget = sum(parameter.numel() for parameter in mixer.parameters()), BLOCK_PARAMETERS * mixer.dim**2
+    width = round((budget - taken) / (MATRICES[ffn] * mixer.dim) / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    if width < WIDTH_MULTIPLE:
+        warnings.warn(
+            f"{type(mixer).__name__} alone has {taken:,} parameters, more than the 12·dim² = {budget:,} of a block at "
+            f"dim={mixer.dim}, so this model is larger than others of its width; ffn_dim sets the feed-forward width.",
+            stacklevel=3,
+        )
+    return max(width, WIDTH_MULTIPLE)
+
+
+def _factories(mixer: MixerFactory, overrides: Mapping[int, MixerFactory], depth: int) -> list[MixerFactory]:
+    for layer in overrides:
+        if not 0 <= layer < depth:
+            raise UsageError(f"overrides names block {layer}; with depth={depth} there are blocks 0 to {depth - 1}.")
+    return [overrides.get(layer, mixer) for layer in range(depth)]
+
+
+def _purpose(name: str) -> str:
+    if ".mixer." in name:
+        return "mixer"
+    if ".ffn." in name:
+        return "feed_forward"
+    return "norm" if "norm" in name else "embedding"
