@@ -9,6 +9,7 @@ import pytest
 import yaml
 from small_runs import SMALL_WORDS, write_text
 
+from lit_modules.main import main, version
 from lit_modules.training import cli
 from mixers import Attention, Mixer, Retention, available
 
@@ -61,7 +62,7 @@ def mixers_of(words: list[str]) -> list[Mixer[Any]]:
 def says(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The sentence that a command line is refused with."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        main(words)
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -101,7 +102,7 @@ def test_a_mixer_and_its_options_can_be_said_in_many_ways(said: list[str], words
 def test_every_mixer_has_a_name_and_a_help(name: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert all(type(mixer) is available()[name] for mixer in mixers_of([*words, f"--model.mixer={name}"]))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["fit", f"--model.mixer.help={name}"])
+        main(["fit", f"--model.mixer.help={name}"])
     assert ended.value.code == 0
     help_text = capsys.readouterr().out
     assert f"--model.mixer.help={name}".split("=")[1] in help_text
@@ -128,7 +129,7 @@ def test_what_print_config_prints_is_a_config_of_the_same_model(
 ) -> None:
     said = [*words, "--model.mixer=attention", "--model.overrides.0=retention", "--model.overrides.0.num_heads=8"]
     with pytest.raises(SystemExit):
-        cli.main([*said, "--print_config"])
+        main([*said, "--print_config"])
     Path("printed.yaml").write_text(capsys.readouterr().out)
     expected, actual = Prepared(said), Prepared(["fit", "--config=printed.yaml"])
     assert str(actual.model) == str(expected.model)
@@ -166,16 +167,19 @@ def test_one_seed_gives_one_model(words: list[str]) -> None:
         (["--model.overrides.1=attentoin"], ["did you mean 'attention'?"]),
         (["--model.mixer.num_headz=8"], ["'retention' has no option 'num_headz'", "did you mean 'num_heads'?"]),
         (["--model.mixer.dim=99"], ["'retention' has no option 'dim'"]),
-        (["--model.mixer.num_heads=abc"], ["model.mixer.num_heads=abc should be a whole number"]),
+        (["--model.mixer.num_heads=abc"], ["--model.mixer: ", "num_heads", "Expected a int", "abc"]),
         (["--model.mixer.num_heads=7"], ["num_heads=7", "dim=32"]),
-        (["--model.mixer=torch.nn.Linear"], ["torch.nn.Linear is no Mixer"]),
-        (["--model.mixer=mixers.Nothing"], ["no Nothing in mixers"]),
+        (
+            ["--model.mixer=torch.nn.Linear"],
+            ["--model.mixer: ", "Expected 'torch.nn.Linear' to be a subclass of Mixer"],
+        ),
+        (["--model.mixer=mixers.Nothing"], ["--model.mixer: ", "module 'mixers' has no attribute 'Nothing'"]),
         (["--model.mixer=mixers.Mixer"], ["abstract class Mixer"]),
         (["--model.dept=3"], ["no option --model.dept", "did you mean --model.depth?"]),
-        (["--model.depth=deep"], ["model.depth=deep should be a whole number"]),
-        (["--model.schedule=quadratic"], ["model.schedule=quadratic", "'cosine', 'linear', 'constant'"]),
-        (["--model.vocab_size=9"], ["model.vocab_size cannot be set", "data"]),
-        (["--seed_everything=true"], ["seed_everything", "a whole number"]),
+        (["--model.depth=deep"], ["--model.depth: Expected a int", "deep"]),
+        (["--model.schedule=quadratic"], ["--model.schedule: ", "'cosine', 'linear', 'constant'", "quadratic"]),
+        (["--model.vocab_size=9"], ["model.vocab_size", "must be given via", "data"]),
+        (["--seed_everything=true"], ["--seed_everything: Expected a int", "True"]),
         (["--data.corpuss=x"], ["did you mean --data.corpus?"]),
         (["--data.corpus=nowhere.txt"], ["corpus='nowhere.txt' is not there"]),
         (["--data.corpus=nowhere.txt", "--data.tokenizer=bpe"], ["corpus='nowhere.txt' is not there"]),
@@ -185,8 +189,8 @@ def test_one_seed_gives_one_model(words: list[str]) -> None:
         (["--trainer.max_epochs=3"], ["max_epochs=3", "max_steps"]),
         (["--trainer.max_steps=-1"], ["schedule='linear' needs an end", "trainer.max_steps"]),
         (["--trainer.accelerator=quantum"], ["quantum"]),
-        (["--trainer.callbacks=Foo"], ["trainer.callbacks=Foo", "import path"]),
-        (["--config=missing.yaml"], ["no file", "missing.yaml"]),
+        (["--trainer.callbacks=Foo"], ["--trainer.callbacks: ", "import path", "Foo"]),
+        (["--config=missing.yaml"], ["--config: File does not exist", "missing.yaml"]),
         (["--config=wrong.yaml"], ["no option --model.dept", "did you mean --model.depth?"]),
         (["--config=broken.yaml"], ["config"]),
         (["--ckpt_path=missing.ckpt"], ["missing.ckpt"]),
@@ -237,23 +241,23 @@ def test_an_error_while_training_keeps_its_traceback(words: list[str], monkeypat
     )
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(ValueError, match="a bug"):
-        cli.main([*words, "--trainer.callbacks=bug.Bug"])
+        main([*words, "--trainer.callbacks=bug.Bug"])
 
 
 def test_generate_shows_its_own_options_only(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["generate", "--help"])
+        main(["generate", "--help"])
     help_text = capsys.readouterr().out
     assert "--temperature" in help_text
-    assert "--trainer.accelerator" in help_text
-    assert not any(section in help_text for section in ("--model", "--data", "--trainer.max_steps"))
+    assert "--accelerator" in help_text
+    assert not any(section in help_text for section in ("--model", "--data", "--trainer"))
 
 
 def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
+        main(["--version"])
     assert ended.value.code == 0
-    assert cli.version() in capsys.readouterr().out
+    assert version() in capsys.readouterr().out
 
 
 def test_a_program_of_its_own_trains_and_writes(words: list[str], tmp_path: Path) -> None:

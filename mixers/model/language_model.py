@@ -82,6 +82,8 @@ class LanguageModel(nn.Module):
         ValueError: an option is out of range.
     """
 
+    changeable_options = frozenset({"dropout", "recompute"})  # that may change when a run is resumed
+
     def __init__(
         self,
         mixer: MixerFactory = Retention,
