@@ -24,7 +24,7 @@ def batches_done(trainer: pl.Trainer) -> int:
     checkpoint is saved there, in on_validation_end, in on_train_end or on an exception; prefetched batches do not
     count. `completed` is one behind in on_train_batch_end, `ready` one ahead on an exception.
     """
-    return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)
+    return int(trainer.fit_loop.epoch_loop.batch_progress.total.processed)  # type: ignore[attr-defined]
 
 
 def batch_index(trainer: pl.Trainer) -> int:

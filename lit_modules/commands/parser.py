@@ -29,12 +29,12 @@ def run(function: Callable[..., None], argv: Sequence[str]) -> None:
         description="\n".join(filter(None, (doc.short_description, doc.long_description))),
         allow_abbrev=False,  # or a typo that happens to begin an option would pass for it
     )
-    parameters = inspect.signature(function).parameters
-    positional = {name for name, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY}
+    parameters = inspect.signature(function).parameters.values()
+    keyword: set[str | int] = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
     hints = get_type_hints(function, include_extras=True)
-    repeated = {name for name in parameters if hints[name] in (Repeated, Repeated | None)}
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip={*parameters} - positional)
-    parser.add_function_arguments(function, as_group=False, skip={*positional, *repeated})
+    repeated = {name for name, hint in hints.items() if hint in (Repeated, Repeated | None)}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=keyword)
+    parser.add_function_arguments(function, as_group=False, skip={*hints.keys() - keyword, *repeated})
     for parameter in doc.params:
         if parameter.arg_name in repeated:  # text even where it looks like YAML, as a list of jsonargparse would not be
             meaning = f"{parameter.description} It can be given several times."

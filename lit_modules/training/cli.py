@@ -106,6 +106,7 @@ class CLI(CLIWithoutCheckpoints):
                 raise
             raise _usage_error(error) from error
         if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
+            self.config[self.subcommand].data.tokenizer = self.saved.data["tokenizer"]
             self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
 
     def before_validate(self) -> None:
@@ -131,7 +132,7 @@ def run(argv: Sequence[str]) -> None:
     """
     if "--model.mixer.help" in options_of(argv, "--model.mixer.help"):
         print(mixer_list())
-        raise SystemExit
+        raise SystemExit(0)
     try:
         CLI(argv)
     except MisconfigurationException as error:

@@ -150,8 +150,10 @@ class Trainer(pl.Trainer):
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
         warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
         results = super().validate(
-            model, dataloaders, str(path) if path else None, verbose, datamodule, weights_only=True
+            model, dataloaders, str(path) if path else None, False, datamodule, weights_only=True
         )
+        if verbose and self.is_global_zero:
+            print("\n".join(summary.validation(result) for result in results))
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]

@@ -90,7 +90,7 @@ def _costs(study: Study, device: torch.device) -> tuple[dict[str, Cost], dict[st
     finished = [run for run in study.runs() if status(run) == "finished"]
     if not finished:
         return {}, {}
-    vocab_size: int = checkpoint.load(last_checkpoint(finished[0]))["hyper_parameters"]["vocab_size"]
+    vocab_size: int = checkpoint.read_file(last_checkpoint(finished[0]))["hyper_parameters"]["vocab_size"]
     dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
     print(f"\nmeasuring what a row costs: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
     each, done = turns(study) // study.cost.rounds, count(1)

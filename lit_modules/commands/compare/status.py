@@ -24,7 +24,7 @@ def status(run: Run) -> Status:
     last = last_checkpoint(run)
     if not last.is_file():
         return "waiting"
-    step: int = checkpoint.load(last)["global_step"]
+    step: int = checkpoint.read_file(last)["global_step"]
     return "trained" if step >= run.options["trainer"]["max_steps"] else "begun"
 
 
