@@ -6,7 +6,7 @@ import torch
 from lit_modules import console
 from lit_modules.commands import benchmark
 from lit_modules.commands.benchmark import Dtype
-from lit_modules.evaluation.completion import Sampling, complete, stream
+from lit_modules.evaluation.completion import Sampling, complete, stream_completion
 from lit_modules.training import checkpoint
 from mixers.benchmark import Case, Phase
 from mixers.model import MixerFactory
@@ -45,7 +45,7 @@ class Commands(pl.Trainer):
         match prompt or [""]:
             case [only]:
                 print(only, end="", flush=True)
-                for piece in stream(model, tokenizer, only, options):
+                for piece in stream_completion(model, tokenizer, only, options):
                     print(piece, end="", flush=True)
                 print()
             case several:
