@@ -1,5 +1,6 @@
 """What `test` scores: a model on several corpora in blocks, and on the ends of windows after contexts of any length."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -13,10 +14,21 @@ from torch import Tensor
 from lit_modules.data.batches import Blocks, SizedLoader, Windows, in_order
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.data.token_file import TokenFile, count_bytes
-from lit_modules.training.metrics import SUM_DTYPE
 from mixers.checks import UsageError, at_least
 
+# Sums over a whole validation set lose digits in float32; Apple's GPUs have nothing wider.
+SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
 LAST = 128  # tokens that contexts are compared on: RetNet's appendix B (arXiv:2307.08621)
+
+
+def bits_per_byte(nats: Tensor, size: float) -> Tensor:
+    """Negative log-likelihood in nats as bits per byte of text, which compares across tokenizers; lower is better.
+
+    Args:
+        nats: Of a text, or the mean per token.
+        size: UTF-8 bytes of the text, or per token.
+    """
+    return nats / math.log(2) / size
 
 
 @dataclass(frozen=True)
