@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from jsonargparse.typing import register_type
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
@@ -103,6 +104,10 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:  # the library's own pickling forgets `encode_special_tokens`
         return type(self).from_json, (self.to_json(),)
+
+
+for tokenizer_class in (Tokenizer, tokenizers.Tokenizer):
+    register_type(tokenizer_class)  # or a command line would offer their constructors beside the names of tokenizers
 
 
 def pieces(document: str) -> Iterator[str]:

@@ -45,21 +45,6 @@ class LitLanguageModel(pl.LightningModule):
         UsageError: An option is unknown or out of range, or a mixer cannot be kept in a checkpoint.
     """
 
-    # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
-    changeable_options: ClassVar[frozenset[str]] = frozenset(
-        {
-            "lr",
-            "schedule",
-            "min_lr_ratio",
-            "warmup_steps",
-            "decay_steps",
-            "weight_decay",
-            "betas",
-            "seed",
-            "compile",
-        }
-    )
-
     def __init__(
         self,
         lr: float = 1e-3,
@@ -93,11 +78,14 @@ class LitLanguageModel(pl.LightningModule):
         # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
         self.val_loss = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
 
+    # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
+    changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
+
     def configure_model(self) -> None:
         if not self.hparams["compile"]:
             return
         if reason := no_compiler(self.trainer.strategy.root_device):
-            raise UsageError(f"compile=True does not work here ({reason}): write compile=False.")
+            raise UsageError(f"compile=True cannot be: {reason}.")
         for block in self.model.blocks:
             block.compile()  # in place, so that the weights keep their names
 
