@@ -1,7 +1,7 @@
 """The command `generate`: continues texts with the model of a checkpoint."""
 
 from lit_modules.commands.parser import Repeated
-from lit_modules.evaluation.completion import Sampling, complete, stream
+from lit_modules.evaluation.completion import Sampling, complete, stream_completion
 from lit_modules.training import checkpoint
 from lit_modules.training.precision import device
 
@@ -39,7 +39,7 @@ def generate(
     match prompt or [""]:
         case [only]:
             print(only, end="", flush=True)
-            for piece in stream(model, tokenizer, only, options):
+            for piece in stream_completion(model, tokenizer, only, options):
                 print(piece, end="", flush=True)
             print()
         case several:

@@ -38,7 +38,7 @@ def check(saved: Saved, options: Options) -> None:
         if name not in LanguageModel.changeable_options | FOLLOWING:
             _refuse_other(f"model.{name}", options["model"][name], saved.model.get(name, parameter.default))
     tokenizer = options["data"]["tokenizer"]
-    for name in Text.fixed_options:
+    for name in saved.data.keys() - Text.changeable_options:
         if name != "tokenizer" or not _is_file_of_tokenizer(tokenizer, saved):
             _refuse_other(f"data.{name}", options["data"][name], saved.data[name])
 

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
-from lit_modules.evaluation.scores import Evaluation, OtherText, Scores
+from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import hush
 from lit_modules.training import checkpoint, summary
 from lit_modules.training.callbacks.keep_last import KeepLast
@@ -165,7 +165,7 @@ class Trainer(pl.Trainer):
         datamodule: pl.LightningDataModule | None = None,
         *,
         split: HeldOut = "test",
-        corpora: list[str | OtherText] = [],  # noqa: B006  (jsonargparse shows and copies it)
+        corpora: list[str | EvalCorpus] = [],  # noqa: B006  (jsonargparse shows and copies it)
         contexts: list[int] = [512, 1024, 2048],  # noqa: B006
         max_tokens: int | None = None,
     ) -> list[dict[str, float]]:
