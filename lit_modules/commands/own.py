@@ -1,14 +1,12 @@
 """The commands that Lightning lacks, as methods of the trainer: each a few lines around what works without it."""
 
 import pytorch_lightning as pl
-import torch
 
-from lit_modules import console
 from lit_modules.commands import benchmark
 from lit_modules.commands.benchmark import Dtype
 from lit_modules.evaluation.completion import Sampling, complete, stream
 from lit_modules.training import checkpoint
-from mixers.benchmark import Case, Phase
+from mixers.benchmark import Phase
 from mixers.model import MixerFactory
 
 
@@ -86,29 +84,23 @@ class Commands(pl.Trainer):
             rounds: How often each mixer gets its turn at a length.
             repeats: Timed runs in a turn.
         """
-        benchmark.check(lengths=lengths, batch_sizes=batch_sizes, rounds=[rounds], repeats=[repeats])
-        at = Case(
-            length=lengths[0],
+        benchmark.benchmark(
+            what,
+            mixers=mixers,
+            lengths=lengths,
+            batch_sizes=batch_sizes,
             dim=dim,
             depth=depth,
             vocab_size=vocab_size,
-            dtype=getattr(torch, dtype),
-            device=self.strategy.root_device,
-            compiled=compile,
-        )
-        folder = benchmark.new_folder(self.default_root_dir, what)
-        settings = [at._replace(length=length, batch_size=size) for size in batch_sizes for length in lengths]
-        benchmark.benchmark(
-            what,
-            mixers,
-            settings,
             whole_model=whole_model,
-            with_peers=peers,
+            dtype=dtype,
+            compile=compile,
+            peers=peers,
             rounds=rounds,
             repeats=repeats,
-            folder=folder,
+            accelerator=self.strategy.root_device.type,
+            root=str(self.default_root_dir),
         )
-        print(f"table: {console.short_path(folder / 'rows.csv')}\npicture: {console.short_path(folder / 'curves.png')}")
 
     def compare(
         self,
@@ -131,4 +123,4 @@ class Commands(pl.Trainer):
         """
         from lit_modules.commands.compare.command import compare  # reads and draws with what no other command needs
 
-        compare(study, folder, rows, seeds, self.strategy.root_device)
+        compare(study, folder=folder, rows=rows, seeds=seeds, accelerator=self.strategy.root_device.type)
