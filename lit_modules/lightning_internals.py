@@ -20,9 +20,10 @@ class CLIWithoutCheckpoints(LightningCLI):
 def batches_done(trainer: pl.Trainer | None) -> int:
     """Training batches that a trainer has finished, those before it was resumed included; none without a trainer.
 
-    Lightning has no public count that is right in every hook. `processed` is raised after the optimizer's step and before on_train_batch_end, so it is right whether a
-    checkpoint is saved there, in on_validation_end, in on_train_end or on an exception; prefetched batches do not
-    count. `completed` is one behind in on_train_batch_end, `ready` one ahead on an exception.
+    Lightning has no public count that is right in every hook. `processed` is raised after the optimizer's step and
+    before on_train_batch_end, so it is right whether a checkpoint is saved there, in on_validation_end, in on_train_end
+    or on an exception; prefetched batches do not count. `completed` is one behind in on_train_batch_end, `ready` one
+    ahead on an exception.
     """
     if trainer is None:
         return 0

@@ -101,7 +101,7 @@ def fail(message: str) -> NoReturn:
 def _run(argv: list[str]) -> None:
     name, *options = argv
     if name in LIGHTNING_COMMANDS:
-        import_module("lit_modules.training.cli").run(argv)
+        import_module("lit_modules.training.cli").run_command(argv)
     else:
         module, _, function = OWN_COMMANDS[name].partition(":")
         run = import_module("lit_modules.commands.parser").run

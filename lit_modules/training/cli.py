@@ -120,7 +120,7 @@ class CLI(CLIWithoutCheckpoints):
             raise UsageError(f"{command} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
 
 
-def run(argv: Sequence[str]) -> None:
+def run_command(argv: Sequence[str]) -> None:
     """Runs one of Lightning's commands.
 
     Args:
