@@ -10,7 +10,7 @@ from mixers.mixer import Mixer
 
 # Tokens that a growing state gets room for at a time. More of them take memory and a little time at each token; fewer
 # mean that the past is copied, and on CUDA a graph captured, more often.
-ROOM = {"cpu": 256}
+ROOM = {"cpu": 128}
 ROOM_ELSEWHERE = 512
 WARM_UP = 3  # tokens decoded before a graph is captured, as torch asks for
 
@@ -50,8 +50,7 @@ class Decoder:
         """A copy of the state after the tokens so far, for `extend`."""
         return pytree.tree_map(torch.clone, self._model.prepare_decoding(self._state, 0))
 
-    @torch.inference_mode(False)  # what is made within it could not be written outside of it
-    @torch.no_grad()
+    @torch.inference_mode()  # always: what is made within it cannot be written outside of it
     def __call__(self, x: Tensor) -> Tensor:
         """The output for one more token of each row; on CUDA the next call overwrites it.
 
@@ -69,7 +68,7 @@ class Decoder:
             self._state = self._model.prepare_decoding(self._state, self._room)
             self._warm, self._graph = 0, None
         self._room -= self._grows
-        return self._step(x[:, None])[:, 0]
+        return self._step(x.unsqueeze(1)).squeeze(1)
 
     def _step(self, x: Tensor) -> Tensor:
         if not x.is_cuda or self._warm < WARM_UP:

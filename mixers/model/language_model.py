@@ -275,7 +275,7 @@ def _factory(mixer: MixerFactory | str) -> MixerFactory:
     if isinstance(mixer, nn.Module):
         name = type(mixer).__name__
         raise UsageError(
-            f"mixer is a {name} that is already built: write {name} itself or partial({name}, ...); each block builds its own."
+            f"mixer is a {name}, built already: write {name} or partial({name}, ...), which builds one a block."
         )
     return get(mixer) if isinstance(mixer, str) else mixer
 
