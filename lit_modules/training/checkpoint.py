@@ -1,7 +1,7 @@
 """Checkpoints: finding them, and reading them without running anything that they hold."""
 
-import inspect
 import pickle
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,15 +113,11 @@ def results_folder(path: Path) -> Path:
 
 def _model_options(hyper_parameters: Options) -> Options:
     """Those of the hyperparameters that are the language model's, with mixers as factories."""
-    options = {name: hyper_parameters[name] for name in _parameters(LanguageModel) & hyper_parameters.keys()}
+    options = {name: hyper_parameters[name] for name in signature(LanguageModel).parameters if name in hyper_parameters}
     overrides = options.get("overrides") or {}
     if "mixer" in options:
         options["mixer"] = factory(options["mixer"])
     return options | {"overrides": {int(layer): factory(mixer) for layer, mixer in overrides.items()}}
-
-
-def _parameters(cls: type) -> set[str]:
-    return set(inspect.signature(cls).parameters)
 
 
 def _options(hyper_parameters: Options) -> Options:

@@ -3,12 +3,10 @@
 import argparse
 import json
 from collections.abc import Sequence
-from inspect import getdoc, signature
+from inspect import getdoc
 from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningModule
-from pytorch_lightning import Trainer as LightningTrainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 import mixers.names  # noqa: F401  (the short names)
@@ -19,7 +17,7 @@ from lit_modules.training import checkpoint, resume
 from lit_modules.training.errors import Parser
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.trainer import Trainer
-from mixers import LanguageModel, available
+from mixers import available
 from mixers.checks import UsageError
 
 SEED = 42
@@ -27,14 +25,6 @@ SEED = 42
 
 class LightningParser(Parser, LightningArgumentParser):
     """Lightning's parser, which answers a mistake with one sentence."""
-
-
-class SaveConfig(SaveConfigCallback):
-    """Keeps the options of a training run in its folder; other commands have none."""
-
-    def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
 
 
 class CLI(CLIWithoutCheckpoints):
@@ -57,7 +47,7 @@ class CLI(CLIWithoutCheckpoints):
             Text,
             trainer_class=Trainer,
             parser_class=LightningParser,
-            save_config_callback=SaveConfig,
+            save_config_callback=SaveConfigCallback if argv[0] == "fit" else None,
             save_config_kwargs={"overwrite": True},  # a run that goes on has one already
             seed_everything_default=SEED,
             auto_configure_optimizers=False,
@@ -73,8 +63,7 @@ class CLI(CLIWithoutCheckpoints):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.vocab_size", lambda data: data.vocab_size, apply_on="instantiate")
-        if "start_token" in signature(LanguageModel).parameters:
-            parser.link_arguments("data", "model.start_token", lambda data: data.start_token, apply_on="instantiate")
+        parser.link_arguments("data", "model.start_token", lambda data: data.start_token, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
@@ -85,6 +74,8 @@ class CLI(CLIWithoutCheckpoints):
             ckpt_path = asked.ckpt_path
         if not ckpt_path:
             self.config = parser.parse_args(self.argv)
+            if name != "fit":
+                raise UsageError(f"{name} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
             return
         self.saved = checkpoint.read(checkpoint.find(ckpt_path, asked.trainer.default_root_dir))
         # The checkpoint's options are read before those that were typed, which therefore win.
@@ -108,16 +99,6 @@ class CLI(CLIWithoutCheckpoints):
         if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
             self.config[self.subcommand].data.tokenizer = self.saved.data["tokenizer"]
             self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
-
-    def before_validate(self) -> None:
-        self._need_checkpoint("validate")
-
-    def before_test(self) -> None:
-        self._need_checkpoint("test")
-
-    def _need_checkpoint(self, command: str) -> None:
-        if self.saved is None:
-            raise UsageError(f"{command} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
 
 
 def run_command(argv: Sequence[str]) -> None:
