@@ -19,9 +19,9 @@ from lit_modules.data.batches import (
     shuffled_indices,
 )
 from lit_modules.data.prepared import PreparedText
-from lit_modules.data.progress import batches_done
 from lit_modules.data.token_file import TokenFile
 from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
 
 HeldOut = Literal["validation", "test"]
