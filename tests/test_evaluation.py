@@ -212,7 +212,7 @@ def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path)
 
 
 def test_a_test_that_is_cut_off_leaves_no_finished_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {name: [("1",) * len(columns)] for name, columns in tables.COLUMNS.items()}
+    made = {name: tables.table([(1,) * len(columns)], columns) for name, columns in tables.COLUMNS.items()}
     tables.write(made, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv" for name in tables.COLUMNS}
     replace = tables.replace_text
@@ -267,6 +267,25 @@ def test_the_command_tests_with_a_config_and_prints_what_it_found(
     assert "65 to 128" in shown
     assert f"tables: {(run / 'test').relative_to(folder)}" in shown
     assert [row["tokens"] for row in read(run / "test", "corpora")] == ["192", "192", "192"]
+
+
+def test_a_validation_is_shown_as_a_table_in_the_numbers_of_all_tables() -> None:
+    metrics = {"val/loss": 5.48312, "val/perplexity": 12345.678, "val/bits_per_byte": 0.0001}
+    assert tables.validation_table("sotu", metrics).splitlines() == [
+        "Lower is better. Loss is in nats per token.",
+        "",
+        "corpus   loss  perplexity  bits per byte",
+        "sotu    5.483   1.235e+04         0.0001",
+    ]
+    assert [tables.number(value) for value in (1234567, 1234.5, "12")] == ["1,234,567", "1,234", "12"]
+
+
+def test_tables_without_windows_are_written_with_their_headers(tmp_path: Path) -> None:
+    made = {name: tables.table([], columns) for name, columns in tables.COLUMNS.items()}
+    tables.write(made, tmp_path)
+    for name, columns in tables.COLUMNS.items():
+        assert (tmp_path / f"{name}.csv").read_text() == ",".join(columns) + "\n"
+    assert tables.as_text(made) == tables.NOTE
 
 
 def test_the_config_of_the_papers_sets_names_what_can_be_read(

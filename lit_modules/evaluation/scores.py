@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,10 +18,11 @@ from mixers.checks import UsageError, at_least
 
 # Sums over a whole validation set lose digits in float32; Apple's GPUs have nothing wider.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+Number = TypeVar("Number", float, Tensor)
 LAST = 128  # tokens that contexts are compared on: RetNet's appendix B (arXiv:2307.08621)
 
 
-def bits_per_byte(nats: Tensor, size: float) -> Tensor:
+def bits_per_byte(nats: Number, size: float) -> Number:
     """Negative log-likelihood in nats as bits per byte of text, which compares across tokenizers; lower is better.
 
     Args:
@@ -44,7 +45,7 @@ class EvalCorpus:
     text_field: str = "text"
 
 
-class Part(NamedTuple):
+class EvalSet(NamedTuple):
     """Blocks of one text that are scored together."""
 
     corpus: str
@@ -52,7 +53,7 @@ class Part(NamedTuple):
     blocks: Blocks
 
 
-class Sums(NamedTuple):
+class LossSums(NamedTuple):
     """Nats of a part, added up in its two directions."""
 
     blocks: np.ndarray  # (blocks,)
@@ -121,22 +122,23 @@ class Evaluation(LightningDataModule):
         self.loaders = [self._loader(part.blocks) for part in (*self.corpora, *self.windows)]
         return self.loaders
 
-    def scored_bytes(self, part: Part) -> int:
+    def scored_bytes(self, part: EvalSet) -> int:
         """The UTF-8 bytes of the text of the tokens that are scored."""
         start = int(not self.text.bos)  # the first token is predicted from an end-of-text token or not at all
         stop = start + len(part.blocks) * part.blocks.block_size
         return count_bytes(part.file, start, stop, self.text.tokenizer)
 
-    def _parts(self) -> tuple[list[Part], list[Part]]:
+    def _parts(self) -> tuple[list[EvalSet], list[EvalSet]]:
         own, size = self.text.token_file(self.split), self.text.block_size
         bos_token = self.text.end if self.text.bos else None
         files = [(self.text.corpus, own)]
         files += [(other.corpus, self.text.other_corpus(other.corpus, other.text_field)) for other in self.others]
         corpora = [
-            Part(name, file, Blocks(self._limited(file), block_size=size, bos_token=bos_token)) for name, file in files
+            EvalSet(name, file, Blocks(self._limited(file), block_size=size, bos_token=bos_token))
+            for name, file in files
         ]
         windows = [
-            Part(
+            EvalSet(
                 self.text.corpus,
                 own,
                 Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token),
@@ -154,7 +156,7 @@ class Evaluation(LightningDataModule):
             return file
         return replace(file, tokens=min(file.tokens, self.max_tokens + (not self.text.bos)))
 
-    def _check(self, part: Part, option: str, size: int) -> None:
+    def _check(self, part: EvalSet, option: str, size: int) -> None:
         if not len(part.blocks):
             raise UsageError(
                 f"corpus={part.corpus!r} has {part.blocks.file.tokens} tokens to test on, too few for {option}={size}: "
@@ -179,7 +181,7 @@ class Scores(Callback):
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        self.sums: list[Sums] = []
+        self.sums: list[LossSums] = []
         self._added: list[tuple[Tensor, Tensor]] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -209,4 +211,4 @@ class Scores(Callback):
             assert isinstance(reduced, Tensor)
             return reduced.cpu().numpy()
 
-        self.sums = [Sums(total(blocks), total(positions)) for blocks, positions in self._added]
+        self.sums = [LossSums(total(blocks), total(positions)) for blocks, positions in self._added]

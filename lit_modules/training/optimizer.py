@@ -49,19 +49,16 @@ def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay:
     groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
     if len(groups) == len(saved["param_groups"]):
         return saved
-    place = {id(parameter): number for number, parameter in enumerate(model.parameters())}
-    merged: dict[tuple[float, float], list[int]] = {}
-    for group in groups:
-        merged.setdefault((group["lr"], group["weight_decay"]), []).extend(place[id(p)] for p in group["params"])
-    saved_order = [number for numbers in merged.values() for number in sorted(numbers)]
-    moved = {number: saved["state"].get(index) for index, number in enumerate(saved_order)}
-    order = [place[id(parameter)] for group in groups for parameter in group["params"]]
-    state = {index: moved[number] for index, number in enumerate(order) if moved[number] is not None}
-    indices = iter(range(len(order)))
-    shared = saved["param_groups"][0]  # all but what training sets anew at its start
+    place = {parameter: number for number, parameter in enumerate(model.parameters())}
+    new = [((group["lr"], group["weight_decay"]), parameter) for group in groups for parameter in group["params"]]
+    merged = list(dict.fromkeys(options for options, _ in new))
+    old = sorted(new, key=lambda pair: (merged.index(pair[0]), place[pair[1]]))
+    states = {parameter: saved["state"].get(number) for number, (_, parameter) in enumerate(old)}
+    numbers = iter(range(len(new)))
+    shared = saved["param_groups"][0]  # but for what a run sets at its start
     return {
-        "state": state,
-        "param_groups": [{**shared, "params": [next(indices) for _ in group["params"]]} for group in groups],
+        "state": {n: states[parameter] for n, (_, parameter) in enumerate(new) if states[parameter] is not None},
+        "param_groups": [{**shared, "params": [next(numbers) for _ in group["params"]]} for group in groups],
     }
 
 
