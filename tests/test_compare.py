@@ -143,7 +143,9 @@ def test_each_run_is_read_once_however_often_a_report_is_written(done: Study, tm
     copy = replace(done, folder=Path(shutil.copytree(done.folder, tmp_path / "copy")))
     (copy.folder / "results.parquet").unlink()
     reads = []
-    monkeypatch.setattr(results, "read", lambda run, digest, read=results.read: reads.append(run.name) or read(run, digest))
+    monkeypatch.setattr(
+        results, "read", lambda run, digest, read=results.read: reads.append(run.name) or read(run, digest)
+    )
     collection = Collection(copy)
     for run in copy.runs():
         report.write_tables(collection.add([run]))
