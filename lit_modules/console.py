@@ -16,6 +16,11 @@ def short_path(path: str | Path) -> str:
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
 
 
+def number(value: float) -> str:
+    """A number to read: integers whole, others with four digits, and never with an exponent where it is large."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def aligned(lines: Sequence[Sequence[str]]) -> str:
     """A table for a terminal: its first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

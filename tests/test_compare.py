@@ -38,7 +38,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Study:
         patch.chdir(folder)
         patch.setenv("OMP_NUM_THREADS", "1")  # as many as in this process, for the same rounding
         with pytest.raises(SystemExit, match=r"^1$"):  # a run failed
-            main(["compare", str(path), f"--folder={folder / 'out'}", "--trainer.accelerator=cpu"])
+            main(["compare", str(path), f"--folder={folder / 'out'}", "--accelerator=cpu"])
     return read_study(path, folder / "out")
 
 
@@ -115,7 +115,7 @@ def test_a_log_shows_how_far_the_measuring_is(done: Study, capsys, monkeypatch) 
     monkeypatch.chdir(done.folder.parent)
     (done.folder / "cost.json").unlink()
     with pytest.raises(SystemExit, match=r"^1$"):
-        main(["compare", "small.yaml", f"--folder={done.folder}", "--trainer.accelerator=cpu"])
+        main(["compare", "small.yaml", f"--folder={done.folder}", "--accelerator=cpu"])
     assert "round 1 of 1" in capsys.readouterr().out
 
 
@@ -125,7 +125,7 @@ def test_what_is_finished_is_not_done_again(done: Study, capsys, monkeypatch) ->
     before = [path.stat().st_mtime_ns for path in checkpoints]
     report = (done.folder / "report" / "index.html").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match=r"^1$"):
-        main(["compare", "small.yaml", f"--folder={done.folder}", "--trainer.accelerator=cpu"])
+        main(["compare", "small.yaml", f"--folder={done.folder}", "--accelerator=cpu"])
     assert "3 runs, 3 of them done" in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in checkpoints] == before
     assert (done.folder / "report" / "index.html").read_text(encoding="utf-8") == report

@@ -22,7 +22,7 @@ from test_cli import says
 from lit_modules.data.token_file import count_bytes, token_file
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
 from lit_modules.evaluation import tables
-from lit_modules.evaluation.scores import LAST, OtherText
+from lit_modules.evaluation.scores import LAST, EvalCorpus
 from lit_modules.main import main
 from lit_modules.training.language_model import LitLanguageModel
 
@@ -62,7 +62,7 @@ def tested(folder: Path, run: Path) -> Path:
     data, ckpt_path = text(folder), folder / "elsewhere" / "copy.ckpt"
     ckpt_path.parent.mkdir()
     shutil.copy(run / "checkpoints" / "last.ckpt", ckpt_path)
-    corpora = [OtherText(str(folder / "other.txt"))]
+    corpora = [EvalCorpus(str(folder / "other.txt"))]
     trainer(folder).test(model(data), datamodule=data, ckpt_path=str(ckpt_path), corpora=corpora, contexts=CONTEXTS)
     return ckpt_path.parent / "test"
 
@@ -74,7 +74,7 @@ def trained(run: Path) -> LitLanguageModel:
 
 def own_ids(folder: Path) -> list[int]:
     """The tokens of the run's test split."""
-    ids: list[int] = text(folder).held_out("test").open().tolist()
+    ids: list[int] = text(folder).token_file("test").open().tolist()
     return ids
 
 

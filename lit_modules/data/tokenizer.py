@@ -1,14 +1,17 @@
 """Text to token ids and back, and where tokenizers come from."""
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
+from jsonargparse.typing import register_type
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -61,6 +64,13 @@ class Tokenizer:
         """The text of some ids; bytes that are not UTF-8 become replacement characters."""
         return self._inner.decode(ids, skip_special_tokens=False)
 
+    def decode_stream(self) -> Callable[[int], str | None]:
+        """A function that decodes ids one after another: the text an id completes, None while a character lacks bytes.
+
+        Each step decodes again only the ids since the last text but one, so its cost does not grow with the text.
+        """
+        return partial(DecodeStream(skip_special_tokens=False).step, self._inner)
+
     def name_lengths(self) -> np.ndarray:
         """The characters in each id's name, 0 for `end`: (vocab_size,). Byte-level tokenizers name a byte by one."""
         lengths = np.zeros(self.vocab_size, np.int64)
@@ -94,6 +104,10 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[Any, ...]:  # the library's own pickling forgets `encode_special_tokens`
         return type(self).from_json, (self.to_json(),)
+
+
+for tokenizer_class in (Tokenizer, tokenizers.Tokenizer):
+    register_type(tokenizer_class)  # or a command line would offer their constructors beside the names of tokenizers
 
 
 def pieces(document: str) -> Iterator[str]:

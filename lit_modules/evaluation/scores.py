@@ -1,5 +1,6 @@
 """What `test` scores: a model on several corpora in blocks, and on the ends of windows after contexts of any length."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -10,17 +11,28 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule
 from torch import Tensor
 
-from lit_modules.data.batches import Blocks, SizedLoader, Windows, in_order
+from lit_modules.data.batches import Blocks, SizedLoader, Windows, sequential_batches
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.data.token_file import TokenFile, count_bytes
-from lit_modules.training.metrics import SUM_DTYPE
 from mixers.checks import UsageError, at_least
 
+# Sums over a whole validation set lose digits in float32; Apple's GPUs have nothing wider.
+SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
 LAST = 128  # tokens that contexts are compared on: RetNet's appendix B (arXiv:2307.08621)
 
 
+def bits_per_byte(nats: Tensor, size: float) -> Tensor:
+    """Negative log-likelihood in nats as bits per byte of text, which compares across tokenizers; lower is better.
+
+    Args:
+        nats: Of a text, or the mean per token.
+        size: UTF-8 bytes of the text, or per token.
+    """
+    return nats / math.log(2) / size
+
+
 @dataclass(frozen=True)
-class OtherText:
+class EvalCorpus:
     """A corpus that the model was not trained on.
 
     Args:
@@ -68,7 +80,7 @@ class Evaluation(LightningDataModule):
         self,
         text: Text,
         split: HeldOut,
-        others: Sequence[str | OtherText],
+        others: Sequence[str | EvalCorpus],
         contexts: Sequence[int],
         max_tokens: int | None,
     ) -> None:
@@ -81,7 +93,7 @@ class Evaluation(LightningDataModule):
             )
         self.text = text
         self.split = split
-        self.others = [OtherText(other) if isinstance(other, str) else other for other in others]
+        self.others = [EvalCorpus(other) if isinstance(other, str) else other for other in others]
         self.contexts = sorted(set(contexts))
         self.max_tokens = max_tokens
         # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
@@ -116,16 +128,19 @@ class Evaluation(LightningDataModule):
         return count_bytes(part.file, start, stop, self.text.tokenizer)
 
     def _parts(self) -> tuple[list[Part], list[Part]]:
-        own, size, first = (
-            self.text.held_out(self.split),
-            self.text.block_size,
-            self.text.end if self.text.bos else None,
-        )
+        own, size = self.text.token_file(self.split), self.text.block_size
+        bos_token = self.text.end if self.text.bos else None
         files = [(self.text.corpus, own)]
-        files += [(other.corpus, self.text.other_file(other.corpus, other.text_field)) for other in self.others]
-        corpora = [Part(name, file, Blocks(self._limited(file), block_size=size, first=first)) for name, file in files]
+        files += [(other.corpus, self.text.other_corpus(other.corpus, other.text_field)) for other in self.others]
+        corpora = [
+            Part(name, file, Blocks(self._limited(file), block_size=size, bos_token=bos_token)) for name, file in files
+        ]
         windows = [
-            Part(self.text.corpus, own, Windows(self._limited(own), self.contexts[-1], context=context, first=first))
+            Part(
+                self.text.corpus,
+                own,
+                Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token),
+            )
             for context in self.contexts
         ]
         for part in corpora:
@@ -150,8 +165,8 @@ class Evaluation(LightningDataModule):
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         tokens = self.text.batch_size * self.text.block_size
-        each = max(1, tokens // blocks.time // world_size)
-        batches = in_order(len(blocks), batch_size=each * world_size, rank=rank, world_size=world_size)
+        each = max(1, tokens // blocks.length // world_size)
+        batches = sequential_batches(len(blocks), batch_size=each * world_size, rank=rank, world_size=world_size)
         return SizedLoader(blocks, batches, num_workers=self.text.num_workers)
 
 
@@ -172,7 +187,7 @@ class Scores(Callback):
             return torch.zeros(size, dtype=SUM_DTYPE, device=pl_module.device)
 
         blocks = [loader.blocks for loader in self.evaluation.loaders]
-        self._added = [(zeros(len(part)), zeros(part.time)) for part in blocks]
+        self._added = [(zeros(len(part)), zeros(part.length)) for part in blocks]
 
     def on_test_batch_end(
         self,
@@ -185,7 +200,7 @@ class Scores(Callback):
     ) -> None:
         nats = outputs.to(SUM_DTYPE)
         of_blocks, of_positions = self._added[dataloader_idx]
-        of_blocks[self.evaluation.loaders[dataloader_idx].numbers[batch_idx]] = nats.sum(1)
+        of_blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
         of_positions += nats.sum(0)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

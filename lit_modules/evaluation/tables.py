@@ -72,15 +72,15 @@ def shown(tables: dict[str, Table]) -> str:
 
 
 def _corpus(part: Part, sums: Sums, size: int) -> tuple[Any, ...]:
-    nats, tokens = float(sums.blocks.sum()), len(sums.blocks) * part.blocks.time
+    nats, tokens = float(sums.blocks.sum()), len(sums.blocks) * part.blocks.length
     return part.corpus, tokens, size, nats / tokens, math.exp(nats / tokens), nats / math.log(2) / size
 
 
 def _pieces(part: Part, sums: Sums) -> Table:
     """Consecutive blocks added up; the last piece has those that are left."""
-    each = max(1, round(PIECE / part.blocks.time))
+    each = max(1, round(PIECE / part.blocks.length))
     parts = [sums.blocks[start : start + each] for start in range(0, len(sums.blocks), each)]
-    return [(part.corpus, piece, len(nats) * part.blocks.time, float(nats.sum())) for piece, nats in enumerate(parts)]
+    return [(part.corpus, piece, len(nats) * part.blocks.length, float(nats.sum())) for piece, nats in enumerate(parts)]
 
 
 def _context(sums: Sums) -> tuple[Any, ...]:

@@ -19,8 +19,8 @@ from lit_modules.data.cache import default_cache
 from lit_modules.data.corpora import load_corpus
 from lit_modules.data.datamodule import Text
 from lit_modules.data.readers import READERS
-from lit_modules.evaluation.scores import Evaluation, OtherText
-from lit_modules.training.cli import CLI
+from lit_modules.evaluation.scores import EvalCorpus, Evaluation
+from lit_modules.training.cli import run_command
 from mixers.checks import UsageError
 
 
@@ -83,7 +83,7 @@ def check(study: Study) -> None:
             options.write_text(yaml.safe_dump(study.run(row, study.seeds[0]).options), encoding="utf-8")
             _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
     _parse(["test", *test_arguments(study.test)], f"test of {study.name}")
-    others = [OtherText(**other) if isinstance(other, dict) else other for other in study.test.get("corpora", [])]
+    others = [EvalCorpus(**other) if isinstance(other, dict) else other for other in study.test.get("corpora", [])]
     asked: Options = {"split": "test", "contexts": [], "max_tokens": None} | study.test
     Evaluation(Text(**study.fit["data"]), asked["split"], others, asked["contexts"], asked["max_tokens"])
 
@@ -99,11 +99,8 @@ def check_corpora(study: Study) -> None:
 
 def _parse(argv: list[str], whose: str) -> None:
     """Raises UsageError if a command line cannot be parsed."""
-    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(complaint):
-            CLI([*argv, "--print_config"])
-    except SystemExit as ended:
-        if ended.code:
-            reason = complaint.getvalue().strip().removeprefix("error: ")
-            raise UsageError(f"{whose}: {reason}") from None
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+            run_command([*argv, "--print_config"])
+    except UsageError as error:
+        raise UsageError(f"{whose}: {error}") from error

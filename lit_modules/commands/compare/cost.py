@@ -100,7 +100,7 @@ def costs_of(study: Study, device: torch.device, *, measure: bool) -> Costs | No
     trained = [last for run in study.runs() if (last := last_checkpoint(run)).is_file()]
     if not (measure and trained):
         return None
-    vocab_size: int = checkpoint.load(trained[0])["hyper_parameters"]["vocab_size"]
+    vocab_size: int = checkpoint.read_file(trained[0])["hyper_parameters"]["vocab_size"]
     dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
     print(f"\nmeasuring the cost of each row: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
     costs = Costs(measure_costs(study, vocab_size, dtype, device), machine(device))

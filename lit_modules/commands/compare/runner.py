@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from lit_modules.commands.compare.study import Options, Run
 from lit_modules.data.cache import replace_text
 from lit_modules.training import checkpoint
-from lit_modules.training.cli import CLI
+from lit_modules.training.cli import run_command
 from mixers.benchmark.memory import OUT_OF_MEMORY
 from mixers.checks import UsageError
 
@@ -38,7 +38,7 @@ def status(run: Run) -> Status:
     last = last_checkpoint(run)
     if not last.is_file():
         return "waiting"
-    step: int = checkpoint.load(last)["global_step"]
+    step: int = checkpoint.read_file(last)["global_step"]
     return "trained" if step >= run.options["trainer"]["max_steps"] else "begun"
 
 
@@ -164,7 +164,7 @@ def _child(argv: list[str], parent: Connection) -> None:
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
     sys.argv[1:] = argv  # what Lightning starts again for each of several devices
     try:
-        CLI(argv)
+        run_command(argv)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED[0])
     except Exception as error:
