@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from small_runs import lines
 from small_study import BROKEN, STUDY, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_modules.commands.compare import runner
+from lit_modules.commands.compare import report, results, runner
 from lit_modules.commands.compare.cost import Cost
-from lit_modules.commands.compare.results import collect
+from lit_modules.commands.compare.results import Collection, collect
 from lit_modules.commands.compare.runner import status, why_it_failed
 from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.main import main
@@ -136,6 +137,23 @@ def test_a_run_that_was_tested_otherwise_is_tested_again_and_not_trained(done: S
     [argv] = runner.commands(other)
     assert argv[0] == "test"
     assert "--max_tokens=200" in argv
+
+
+def test_each_run_is_read_once_however_often_a_report_is_written(done: Study, tmp_path: Path, monkeypatch) -> None:
+    copy = replace(done, folder=Path(shutil.copytree(done.folder, tmp_path / "copy")))
+    (copy.folder / "results.parquet").unlink()
+    reads = []
+    monkeypatch.setattr(
+        results, "read", lambda run, digest, read=results.read: reads.append(run.name) or read(run, digest)
+    )
+    collection = Collection(copy)
+    for run in copy.runs():
+        report.write_tables(collection.add([run]))
+    report.write(collection.add(copy.runs()), None)
+    assert reads == [run.name for run in copy.runs() if status(run) == "finished"]
+    collection.keep()
+    assert collect(copy).losses.equals(collection.results().losses)
+    assert len(reads) == 2, "results.parquet has them"
 
 
 def test_other_options_for_a_run_that_is_there_are_refused(done: Study, monkeypatch, capsys) -> None:

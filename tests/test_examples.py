@@ -1,4 +1,4 @@
-"""Phase the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
+"""What the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
 
 import re
 import runpy

@@ -78,29 +78,33 @@ def markdown(study: Study, parts: list[Table | Picture]) -> str:
     for part in parts:
         text += [f"## {part.title}", part.note]
         text.append(part.markdown() if isinstance(part, Table) else f"![{part.title}]({part.name}.svg)")
-    return "\n\n".join([*text, "## Settings", f"```yaml\n{settings(study)}```"]) + "\n"
+    return "\n\n".join(text) + "\n"
 
 
 def rows(results: Results, costs: Costs | None) -> pd.DataFrame:
     """One line for each row, numbers in full."""
-    table = pd.DataFrame(index=pd.Index(list(results.study.rows), name="row"))
-    table["runs"] = results.losses.notna().sum(axis=1)
-    table["loss"], table["loss_deviation"] = results.losses.mean(axis=1), results.losses.std(axis=1)
-    apart = {row: found._asdict() for row, found in results.differences.items()}
-    table[["difference", "low", "high"]] = pd.DataFrame(apart, index=["mean", "low", "high"], dtype=float).T.reindex(
-        table.index
-    )
-    for corpus in results.corpora[1:]:
-        table[f"loss_{corpus}"] = results.on(corpus).mean(axis=1)
-    for name in ("parameters", "tokens_per_second", "peak_bytes"):
-        table[name] = pd.Series(
-            {row: getattr(cost, name) for row, cost in costs.rows.items()} if costs else {}, dtype=float
+    lines = []
+    for row, losses in results.losses.iterrows():
+        apart, cost = results.differences.get(row), costs.rows.get(row) if costs else None
+        reasons = [f"seed {seed}: {reason}" for (name, seed), reason in results.failed.items() if name == row]
+        lines.append(
+            {
+                "row": row,
+                "runs": losses.count(),
+                "loss": losses.mean(),
+                "loss_deviation": losses.std(),
+                "difference": apart and apart.mean,
+                "low": apart and apart.low,
+                "high": apart and apart.high,
+                **{f"loss_{corpus}": results.on(corpus).loc[row].mean() for corpus in results.corpora[1:]},
+                "parameters": cost and cost.parameters,
+                "tokens_per_second": cost and cost.tokens_per_second,
+                "peak_bytes": cost and cost.peak_bytes,
+                "state_bytes": cost and cost.state_bytes.values[-1],
+                "failed": "; ".join(reasons),
+            }
         )
-    sizes = {row: cost.state_bytes.values[-1] for row, cost in costs.rows.items()} if costs else {}
-    table["state_bytes"] = pd.Series(sizes, dtype=float)
-    reasons = pd.Series({key: f"seed {key[1]}: {reason}" for key, reason in results.failed.items()}, dtype=str)
-    table["failed"] = reasons.groupby([row for row, _ in reasons.index]).agg("; ".join) if len(reasons) else ""
-    return table.reset_index()
+    return pd.DataFrame(lines)
 
 
 def write_tensorboard(results: Results, report: str) -> None:
