@@ -88,17 +88,7 @@ def validation_table(corpus: str, metrics: Mapping[str, float]) -> str:
 def aligned(table: "pd.DataFrame") -> str:
     """A table for a terminal: integers in full, other numbers in four digits."""
     names = [name.replace("_", " ") for name in table.columns]
-    return console.aligned([names, *_rows(table.map(number))])
-
-
-def number(value: object) -> str:
-    """A number as all tables for people show it; text as it is."""
-    match value:
-        case int():
-            return f"{value:,}"
-        case float():
-            return f"{value:,.4g}"
-    return str(value)
+    return console.aligned([names, *_rows(table.map(console.number))])
 
 
 def _corpus(part: EvalSet, sums: LossSums, size: int) -> Row:
