@@ -66,7 +66,7 @@ class Completion:
             return ""
         self._undecoded.clear()
         text = self._held_back + decoded
-        if stops := [place for stop in self.stop if (place := text.find(stop)) >= 0]:
+        if stops := [start for stop in self.stop if (start := text.find(stop)) >= 0]:
             self.done = True
             return text[: min(stops)]
         certain = len(text) - self._stop_begun(text)

@@ -1,4 +1,4 @@
-"""What `test` scores: a model on several corpora in blocks, and on the ends of windows after contexts of any length."""
+"""What `test` measures: the loss on corpora in blocks, and at the ends of windows after contexts of any length."""
 
 import math
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class EvalSet(NamedTuple):
 
 
 class LossSums(NamedTuple):
-    """Nats of a part, added up in its two directions."""
+    """The losses of a part in nats, summed for each block and for each position."""
 
     blocks: np.ndarray  # (blocks,)
     positions: np.ndarray  # (tokens of a block,)
@@ -63,14 +63,14 @@ class LossSums(NamedTuple):
 class Evaluation(LightningDataModule):
     """The parts of a test: each corpus in blocks of the training's size, the model's own first, then each context.
 
-    Contexts are read on that split of the model's own corpus, cut into windows of the longest of them: a shorter
-    one is the end of each window, so that all contexts have the same last tokens.
+    Contexts are of the same split of the model's own corpus, cut into windows of the longest of them: a shorter one is
+    the end of each window, so that all contexts have the same last tokens.
 
     Args:
         text: The data that the model was trained on.
-        split: Which part of them to score.
+        split: The split of them that is scored.
         others: Other corpora.
-        contexts: Tokens that the model reads in all, up to the last of those that contexts are compared on.
+        contexts: Numbers of tokens that the model reads, those that contexts are compared on included.
         max_tokens: Most tokens of each corpus to score, from its beginning.
 
     Raises:
@@ -89,8 +89,8 @@ class Evaluation(LightningDataModule):
         at_least(1, max_tokens=1 if max_tokens is None else max_tokens)
         if contexts and min(contexts) < LAST:
             raise UsageError(
-                f"contexts={list(contexts)} has one that is shorter than the {LAST} tokens that contexts are compared "
-                f"on: write {LAST} or more."
+                f"contexts={list(contexts)} has one below the {LAST} tokens that contexts are compared on: "
+                f"write {LAST} or more."
             )
         self.text = text
         self.split = split
@@ -99,9 +99,7 @@ class Evaluation(LightningDataModule):
         self.max_tokens = max_tokens
         # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
         if unread := [other.corpus for other in self.others if other.corpus.startswith(("[", "{"))]:
-            raise UsageError(
-                f"corpora={unread[0]} is not what it should be: write names, or {{corpus: NAME, text_field: FIELD}}."
-            )
+            raise UsageError(f"corpora={unread[0]} is no corpus: write names, or {{corpus: NAME, text_field: FIELD}}.")
         names = [text.corpus, *(other.corpus for other in self.others)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise UsageError(
@@ -133,18 +131,13 @@ class Evaluation(LightningDataModule):
         bos_token = self.text.end if self.text.bos else None
         files = [(self.text.corpus, own)]
         files += [(other.corpus, self.text.other_corpus(other.corpus, other.text_field)) for other in self.others]
-        corpora = [
-            EvalSet(name, file, Blocks(self._limited(file), block_size=size, bos_token=bos_token))
-            for name, file in files
-        ]
-        windows = [
-            EvalSet(
-                self.text.corpus,
-                own,
-                Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token),
-            )
-            for context in self.contexts
-        ]
+        corpora, windows = [], []
+        for name, file in files:
+            blocks = Blocks(self._limited(file), block_size=size, bos_token=bos_token)
+            corpora.append(EvalSet(name, file, blocks))
+        for context in self.contexts:
+            ends = Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token)
+            windows.append(EvalSet(self.text.corpus, own, ends))
         for part in corpora:
             self._check(part, "data.block_size", size)
         for part in windows:
@@ -173,7 +166,7 @@ class Evaluation(LightningDataModule):
 
 
 class Scores(Callback):
-    """Adds up the nats of each part over a test, on all processes together.
+    """Sums the losses of each part over a test, on all processes together.
 
     Args:
         evaluation: The parts.

@@ -74,21 +74,10 @@ def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
     return "\n\n".join([NOTE, *(aligned(part) for part in parts if len(part))])
 
 
-def validation_table(corpus: str, metrics: Mapping[str, float]) -> str:
-    """The results of a validation, to read.
-
-    Args:
-        corpus: The name of the text.
-        metrics: Results by name, "val/loss" and so on.
-    """
-    names = [name.removeprefix("val/") for name in metrics]
-    return f"{NOTE}\n\n{aligned(table([(corpus, *metrics.values())], ['corpus', *names]))}"
-
-
 def aligned(table: "pd.DataFrame") -> str:
-    """A table for a terminal: integers in full, other numbers in four digits."""
-    names = [name.replace("_", " ") for name in table.columns]
-    return console.aligned([names, *_rows(table.map(console.number))])
+    """A table for a terminal, its names in words and its numbers as `console.number` writes them."""
+    cells = table.map(lambda value: value if isinstance(value, str) else console.number(value))
+    return console.aligned([[name.replace("_", " ") for name in table.columns], *_rows(cells)])
 
 
 def _corpus(part: EvalSet, sums: LossSums, size: int) -> Row:

@@ -1,10 +1,13 @@
 """Which parameters decay, which learn at their own rate, and how the rate changes over the steps."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
+
+from mixers.checks import UsageError
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -45,13 +48,20 @@ def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay:
         model: The model that was optimised.
         lr: The learning rate it was saved with.
         weight_decay: The weight decay it was saved with.
+
+    Raises:
+        UsageError: The model's modules have other options than then, so the groups cannot be told apart.
     """
     groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
-    if len(groups) == len(saved["param_groups"]):
+    saved_sizes = [len(group["params"]) for group in saved["param_groups"]]
+    if [len(group["params"]) for group in groups] == saved_sizes:
         return saved
     place = {parameter: number for number, parameter in enumerate(model.parameters())}
     new = [((group["lr"], group["weight_decay"]), parameter) for group in groups for parameter in group["params"]]
-    merged = list(dict.fromkeys(options for options, _ in new))
+    sizes = Counter(options for options, _ in new)
+    if [*sizes.values()] != saved_sizes:
+        raise UsageError("this checkpoint of version 0.1.0 was made with another ssm_lr: go on with the same at first.")
+    merged = list(sizes)
     old = sorted(new, key=lambda pair: (merged.index(pair[0]), place[pair[1]]))
     states = {parameter: saved["state"].get(number) for number, (_, parameter) in enumerate(old)}
     numbers = iter(range(len(new)))
