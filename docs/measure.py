@@ -5,7 +5,6 @@ was stopped goes on. `--parts` names a few of them.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,7 +136,16 @@ def constancy(at: Case, folder: Path, small: bool) -> None:
         sizes = [works[str(context)].state_bytes for context in contexts]
         medians = [1e3 * statistics.median(one) for one in (few, many)]
         rows.append([name, *contexts, *medians, statistics.median(ratios), *sizes])
-    head = ["mixer", "few", "many", "ms after few", "ms after many", "speed after many / few", "bytes", "bytes"]
+    head = [
+        "mixer",
+        "few",
+        "many",
+        "ms after few",
+        "ms after many",
+        "speed after many / few",
+        "bytes after few",
+        "bytes after many",
+    ]
     _write(folder, head, rows, at)
 
 
@@ -247,14 +256,10 @@ def _ratio(times: dict[str, list[float]], name: str) -> list[str | float]:
 
 
 def _write(folder: Path, head: list[str], rows: list[list[object]], at: Case) -> None:
-    about = machine(at.device)
+    table = pd.DataFrame(rows, columns=head)
+    print(table.to_string(index=False), flush=True)
     folder.mkdir(parents=True)
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*head, *about])
-        for row in rows:
-            writer.writerow([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] + list(about.values()))
-            print(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row), sep="  ", flush=True)
+    table.assign(**machine(at.device)).to_csv(folder / "rows.csv", index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

@@ -113,11 +113,11 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            ("", "Say what to measure: train, prefill or decode."),
-            ("fit", "what=fit should be one of 'train', 'prefill', 'decode'."),
+            ("", "the following arguments are required: phase"),
+            ("fit", "--phase: Expected a Literal['train', 'prefill', 'decode']. Got value: fit"),
             ("train --lengths=[]", "lengths=[] is empty: write at least one number."),
             ("train --lengths=[0]", "lengths=0 is too small: write 1 or more."),
-            ("train --mixers={}", "mixers={} is not what it should be: see --help."),
+            ("train --mixers={}", "--mixers: Does not validate against any"),
             ("train --mixers=[retentoin]", "did you mean 'retention'?"),
             ("train --mixers=[retention] --dim=100", "num_heads=4 does not fit dim=100"),
         ],
@@ -127,9 +127,8 @@ class TestTheCommand:
         with pytest.raises(SystemExit) as ended:
             main(["benchmark", *words.split()])
         assert ended.value.code == 2
-        message = capsys.readouterr().err
+        [message] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("lit-mixers ")]
         assert sentence in message
-        assert message.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 
 

@@ -79,7 +79,7 @@ def test_a_report_is_made_again_from_the_results_alone(name: str, tmp_path: Path
         if (RESULTS / name / kept).is_file():
             shutil.copy(RESULTS / name / kept, tmp_path)
     study = PROJECT / "configs" / "comparison" / f"{name}.yaml"
-    main(["compare", str(study), f"--folder={tmp_path}", "--trainer.accelerator=cpu"])
+    main(["compare", str(study), f"--folder={tmp_path}", "--accelerator=cpu"])
     for part in ("report.md", "rows.csv"):
         made, kept = (folder / "report" / part for folder in (tmp_path, RESULTS / name))
         assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8")

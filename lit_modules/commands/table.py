@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from lit_modules import console
+
 MISSING = "–"
 
 
@@ -25,8 +27,5 @@ class Table(NamedTuple):
 
 
 def number(value: float | None, unit: float = 1) -> str:
-    """A quantity in some unit: thousands without decimals, four significant digits of less; a dash if unknown."""
-    if value is None or math.isnan(value):
-        return MISSING
-    scaled = value / unit
-    return f"{scaled:,.0f}" if abs(scaled) >= 1000 else f"{scaled:.4g}"
+    """A quantity in some unit; a dash if it is not known."""
+    return MISSING if value is None or math.isnan(value) else console.number(value / unit)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from lit_modules.commands.benchmark import find_device
 from lit_modules.commands.compare import report, tables
 from lit_modules.commands.compare.cost import costs_of
 from lit_modules.commands.compare.results import Collection
@@ -21,6 +20,7 @@ from lit_modules.data.datamodule import Text
 from lit_modules.data.readers import READERS
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation
 from lit_modules.training.cli import run_command
+from lit_modules.training.precision import device
 from mixers.checks import UsageError
 
 
@@ -51,7 +51,7 @@ def compare(
         UsageError: The study, or the options of one of its rows, is not right.
     """
     asked = read_study(study, folder)
-    runs, device, collection = asked.runs(rows, seeds), find_device(accelerator), Collection(asked)
+    runs, collection, measured_on = asked.runs(rows, seeds), Collection(asked), device(accelerator)
     for run in asked.runs():
         if not collection.over(run):
             check_same(run)
@@ -69,7 +69,7 @@ def compare(
     results = collection.add(asked.runs())
     collection.keep()
     complete = all(collection.over(run) for run in asked.runs())
-    page = report.write(results, costs_of(asked, device, measure=complete))
+    page = report.write(results, costs_of(asked, measured_on, measure=complete))
     print(f"\n{tables.quality(results).text()}\n\nreport: {short_path(page)}", flush=True)
     if any((run.row, run.seed) in results.failed for run in runs):
         sys.exit(1)
