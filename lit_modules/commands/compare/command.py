@@ -35,8 +35,8 @@ def compare(
     """Trains and tests every row of a study with every seed, and writes a report of it.
 
     What is finished already is left as it is, and what was begun goes on, so it can be stopped at any moment. Two of
-    these at once share the work. The report is written anew from results.parquet of the folder, without any run where
-    that has them all.
+    these at once share the work. Results are kept in results.parquet of the folder: where it has all runs, the report
+    is only written again, without training anything. The exit code is 1 if a run failed.
 
     Args:
         study: The study's YAML file: rows, seeds, and what all runs share.

@@ -188,8 +188,8 @@ def read(run: Run, digest: str) -> pd.DataFrame:
         path = run.folder / "test" / f"{kind}.csv"
         if path.is_file():  # runs tested long ago lack some
             found[kind] = pd.read_csv(path, usecols=list(columns)).rename(columns=columns)
-    pieces = found["pieces"]
-    found["pieces"] = pieces[pieces["corpus"] == found["corpora"]["corpus"].iloc[0]]
+    if "pieces" in found:
+        found["pieces"] = found["pieces"][found["pieces"]["corpus"] == found["corpora"]["corpus"].iloc[0]]
     found["steps"] = _curve(run.folder)
     table = pd.concat([numbers.assign(kind=kind) for kind, numbers in found.items() if len(numbers)])
     return table.assign(row=run.row, seed=run.seed, digest=digest).reindex(columns=list(COLUMNS)).astype(COLUMNS)
