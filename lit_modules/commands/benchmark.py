@@ -52,18 +52,18 @@ def benchmark(
         phase: What to measure: `train` is a training step, `prefill` the reading of a prompt, `decode` one more token
             after it.
         mixers: The mixers to measure; by default all.
-        lengths: Tokens trained on or read.
+        lengths: Tokens trained on or read, one measurement for each number.
         batch_sizes: Sequences at once; each is measured at each length.
         dim: Width.
         depth: Number of blocks of the whole model.
         vocab_size: Number of distinct tokens of the whole model.
         whole_model: Whether to measure the language model instead of one layer.
         dtype: Number format; in training, half precision means autocast over float32 weights.
-        compile: Whether torch.compile comes first.
+        compile: Whether to use torch.compile.
         peers: Whether to measure other people's layers and models, too, as far as they are installed.
         rounds: How often each mixer gets its turn at a length.
         repeats: Timed runs in a turn.
-        accelerator: The hardware: `auto`, `cpu`, `gpu` or any that Lightning knows.
+        accelerator: The hardware: `auto`, `cpu`, `gpu` or `mps`.
         root: The folder of all runs; results go to a new folder in its `benchmark`.
 
     Raises:

@@ -41,10 +41,10 @@ def compare(
     Args:
         study: The study's YAML file: rows, seeds, and what all runs share.
         folder: Where to keep everything; by default runs/compare/ and the file's name.
-        rows: Do these rows only.
-        seeds: Do these seeds only.
-        accelerator: Where the cost of each row is measured: `auto`, `cpu`, `gpu` or any that Lightning knows; runs have
-            the study's own.
+        rows: Do these rows only, such as `[RetNet, RWKV]`.
+        seeds: Do these seeds only, such as `[0, 1]`.
+        accelerator: The hardware that the cost of each row is measured on: `auto`, `cpu`, `gpu` or `mps`. That of the
+            training is an option of `fit` in the study.
 
     Raises:
         MissingFileError: There is no such file.
