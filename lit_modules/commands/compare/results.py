@@ -27,20 +27,10 @@ TABLES = {
     "contexts": {"context": "at", "loss": "loss"},
 }
 COLUMNS = {
-    "row": "str",
-    "seed": "Int64",
-    "digest": "str",  # of the options that the run was made with
-    "kind": "str",
-    "corpus": "str",
-    "at": "Int64",
-    "last": "Int64",
-    "tokens": "Int64",
-    "nats": "float64",
-    "loss": "float64",
-    "bits_per_byte": "float64",
+    **dict.fromkeys(("row", "digest", "kind", "corpus"), "str"),  # digest: of the options that the run was made with
+    **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
+    **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
 }
-
-
 DRAWS = 10_000  # of a bootstrap
 COVERED = 0.95
 
