@@ -2,15 +2,13 @@
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.throughput import get_available_flops
 from tqdm import tqdm
 
@@ -19,6 +17,7 @@ from lit_modules.commands.peers import peers as known_peers
 from lit_modules.commands.table import MISSING, number
 from lit_modules.console import short_path
 from lit_modules.training.mixer_config import as_config, complete
+from lit_modules.training.precision import device as device_of
 from mixers import available
 from mixers.benchmark import Case, Phase, Row, Target, layer, measure, model, train_flops
 from mixers.checks import UsageError, at_least
@@ -53,18 +52,18 @@ def benchmark(
         phase: What to measure: `train` is a training step, `prefill` the reading of a prompt, `decode` one more token
             after it.
         mixers: The mixers to measure; by default all.
-        lengths: Tokens trained on or read.
+        lengths: Tokens trained on or read, one measurement for each number.
         batch_sizes: Sequences at once; each is measured at each length.
         dim: Width.
         depth: Number of blocks of the whole model.
         vocab_size: Number of distinct tokens of the whole model.
         whole_model: Whether to measure the language model instead of one layer.
         dtype: Number format; in training, half precision means autocast over float32 weights.
-        compile: Whether torch.compile comes first.
+        compile: Whether to use torch.compile.
         peers: Whether to measure other people's layers and models, too, as far as they are installed.
         rounds: How often each mixer gets its turn at a length.
         repeats: Timed runs in a turn.
-        accelerator: The hardware: `auto`, `cpu`, `gpu` or any that Lightning knows.
+        accelerator: The hardware: `auto`, `cpu`, `gpu` or `mps`.
         root: The folder of all runs; results go to a new folder in its `benchmark`.
 
     Raises:
@@ -75,7 +74,7 @@ def benchmark(
     for mixer in wanted:
         with torch.device("meta"):
             mixer(dim)  # a width that does not suit it is an error before anything is written
-    device = find_device(accelerator)
+    device = device_of(accelerator)
     targets: dict[str, Target] = {label(mixer): made(mixer) for mixer in wanted}
     if peers:
         targets |= known_peers(whole_model, device)
@@ -105,7 +104,7 @@ def record(
     rows: list[Row] = []
     title = f"{title}, {str(cases[0].dtype).removeprefix('torch.')}, {about['device']}"
     folder.mkdir(parents=True)
-    print(f"{title}, torch {about['torch']}\n{LEGEND}\n{_line(WIDTHS)}", flush=True)
+    print(f"{title}, torch {about['torch']}\n{LEGEND}\n{_line(HEADINGS)}", flush=True)
     turns = len(cases) * rounds * len(targets)
     with (
         (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file,
@@ -119,25 +118,12 @@ def record(
         for row in measure(phase, targets, cases, rounds=rounds, repeats=repeats, progress=progress):
             if phase == "train":
                 row = row._replace(flops=train_flops(targets[row.subject], row.setting))
-            pd.DataFrame([_record(row) | about]).to_csv(file, header=not rows, index=False)
+            pd.DataFrame([_record(row, about)]).to_csv(file, header=not rows, index=False)
             rows.append(row)
             file.flush()
             with bar.external_write_mode():
                 print(_line(_shown(row)), flush=True)
     plots.draw(rows, folder / "curves.png", title=title)
-
-
-def find_device(accelerator: str) -> torch.device:
-    """The device of an accelerator that Lightning knows.
-
-    Raises:
-        UsageError: It is not known, or not there.
-    """
-    try:
-        return Fabric(accelerator=accelerator, devices=1).device
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"accelerator={accelerator!r} cannot be used: write auto, cpu or gpu ({reason})") from error
 
 
 def check(**numbers: Sequence[int]) -> None:
@@ -193,37 +179,17 @@ def utilisation(row: Row) -> float | None:
     return row.flops / row.seconds / peak if peak else None
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row, about: dict[str, str]) -> dict[str, Any]:
     """A row of the CSV."""
-    at = row.setting
-    measured = {name: value for name, value in row._asdict().items() if name not in ("what", "subject", "setting")}
-    return {
-        "what": row.what,
-        "subject": row.subject,
-        "length": at.length,
-        "batch_size": at.batch_size,
-        "dim": at.dim,
-        "depth": at.depth,
-        "vocab_size": at.vocab_size,
-        "dtype": str(at.dtype).removeprefix("torch."),
-        "compiled": at.compiled,
-        **measured,
-        "utilisation": utilisation(row),
-    }
+    measured = row._asdict()
+    at: Case = measured.pop("setting")
+    dtype = str(at.dtype).removeprefix("torch.")
+    return measured | at._asdict() | {"dtype": dtype, "utilisation": utilisation(row)} | about
 
 
 LEGEND = "Higher is better of tokens/s and MFU (model FLOPs utilisation), lower of time and memory."
-WIDTHS = {
-    "mixer": 28,
-    "length": 8,
-    "batch": 6,
-    "ms": 10,
-    "fastest to slowest": 22,
-    "tokens/s": 12,
-    "memory MiB": 11,
-    "MFU": 6,
-    "state MiB": 10,
-}
+HEADINGS = ("mixer", "length", "batch", "ms", "fastest to slowest", "tokens/s", "memory MiB", "MFU", "state MiB")
+WIDTHS = (28, 8, 6, 10, 22, 12, 11, 6, 10)
 
 
 def _shown(row: Row) -> tuple[str, ...]:
@@ -242,6 +208,6 @@ def _shown(row: Row) -> tuple[str, ...]:
     )
 
 
-def _line(cells: Iterable[str]) -> str:
-    first, *rest = (cell.rjust(width) for cell, width in zip(cells, WIDTHS.values(), strict=False))
-    return " ".join([first.strip().ljust(WIDTHS["mixer"]), *rest])
+def _line(cells: Sequence[str]) -> str:
+    first, *rest = (cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=False))
+    return " ".join([first.strip().ljust(WIDTHS[0]), *rest])

@@ -48,7 +48,8 @@ def _panel(axes: Axes, rows: Sequence[Row], field: str, name: str, unit: float) 
     for (subject, batch), style in zip(curves, styles(), strict=False):
         measured = [row for row in rows if (row.subject, row.setting.batch_size) == (subject, batch)]
         found = {row.setting.length: getattr(row, field) for row in measured}
-        heights = [float("nan") if (value := found.get(length)) is None else value * unit for length in lengths]
+        values = [found.get(length) for length in lengths]
+        heights = [float("nan") if value is None else max(value * unit, 1e-9) for value in values]  # the axis is a log
         label = subject if len(batch_sizes) == 1 else f"{subject}, batch {batch}"
         axes.plot(lengths, heights, markersize=5, linewidth=1.3, label=label, **style)
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=name)

@@ -27,7 +27,5 @@ class Table(NamedTuple):
 
 
 def number(value: float | None, unit: float = 1) -> str:
-    """A quantity in some unit: thousands without decimals, four significant digits of less; a dash if unknown."""
-    if value is None or math.isnan(value):
-        return MISSING
-    return console.number(float(value / unit))
+    """A quantity in some unit; a dash if it is not known."""
+    return MISSING if value is None or math.isnan(value) else console.number(value / unit)

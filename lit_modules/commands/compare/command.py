@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from lit_modules.commands.benchmark import find_device
 from lit_modules.commands.compare import report, tables
 from lit_modules.commands.compare.cost import costs_of
 from lit_modules.commands.compare.results import Collection
@@ -21,6 +20,7 @@ from lit_modules.data.datamodule import Text
 from lit_modules.data.readers import READERS
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation
 from lit_modules.training.cli import run_command
+from lit_modules.training.precision import device
 from mixers.checks import UsageError
 
 
@@ -35,23 +35,23 @@ def compare(
     """Trains and tests every row of a study with every seed, and writes a report of it.
 
     What is finished already is left as it is, and what was begun goes on, so it can be stopped at any moment. Two of
-    these at once share the work. The report is written anew from results.parquet of the folder, without any run where
-    that has them all.
+    these at once share the work. Results are kept in results.parquet of the folder: where it has all runs, the report
+    is only written again, without training anything. The exit code is 1 if a run failed.
 
     Args:
         study: The study's YAML file: rows, seeds, and what all runs share.
         folder: Where to keep everything; by default runs/compare/ and the file's name.
-        rows: Do these rows only.
-        seeds: Do these seeds only.
-        accelerator: Where the cost of each row is measured: `auto`, `cpu`, `gpu` or any that Lightning knows; runs have
-            the study's own.
+        rows: Do these rows only, such as `[RetNet, RWKV]`.
+        seeds: Do these seeds only, such as `[0, 1]`.
+        accelerator: The hardware that the cost of each row is measured on: `auto`, `cpu`, `gpu` or `mps`. That of the
+            training is an option of `fit` in the study.
 
     Raises:
         MissingFileError: There is no such file.
         UsageError: The study, or the options of one of its rows, is not right.
     """
     asked = read_study(study, folder)
-    runs, device, collection = asked.runs(rows, seeds), find_device(accelerator), Collection(asked)
+    runs, collection, measured_on = asked.runs(rows, seeds), Collection(asked), device(accelerator)
     for run in asked.runs():
         if not collection.over(run):
             check_same(run)
@@ -69,7 +69,7 @@ def compare(
     results = collection.add(asked.runs())
     collection.keep()
     complete = all(collection.over(run) for run in asked.runs())
-    page = report.write(results, costs_of(asked, device, measure=complete))
+    page = report.write(results, costs_of(asked, measured_on, measure=complete))
     print(f"\n{tables.quality(results).text()}\n\nreport: {short_path(page)}", flush=True)
     if any((run.row, run.seed) in results.failed for run in runs):
         sys.exit(1)

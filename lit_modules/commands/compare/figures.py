@@ -11,12 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from lit_modules.commands import plots
 from lit_modules.commands.compare.cost import Costs
 from lit_modules.commands.compare.results import SMOOTHED, Results
 
-COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 LINE = 0.042  # height of a line of small print, as a part of an axis
-DASHES = ("-", "--", ":", "-.")
 
 
 class Picture(NamedTuple):
@@ -115,10 +114,9 @@ def quality_against_cost(results: Results, costs: Costs) -> Picture | None:
 
 def styles(results: Results, rows: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows with a colour and a dash, the same in every picture."""
-    places = {row: place for place, row in enumerate(results.study.rows)}
+    known = dict(zip(results.study.rows, plots.styles(), strict=False))
     for row in rows:
-        colour, dash = places[row] % len(COLOURS), places[row] // len(COLOURS) % len(DASHES)
-        yield row, {"color": COLOURS[colour], "linestyle": DASHES[dash]}
+        yield row, {name: known[row][name] for name in ("color", "linestyle")}
 
 
 def _named(axes: Axes, points: Sequence[tuple[float, float, str]], how: Mapping[str, Mapping[str, Any]]) -> None:

@@ -27,20 +27,10 @@ TABLES = {
     "contexts": {"context": "at", "loss": "loss"},
 }
 COLUMNS = {
-    "row": "str",
-    "seed": "Int64",
-    "digest": "str",  # of the options that the run was made with
-    "kind": "str",
-    "corpus": "str",
-    "at": "Int64",
-    "last": "Int64",
-    "tokens": "Int64",
-    "nats": "float64",
-    "loss": "float64",
-    "bits_per_byte": "float64",
+    **dict.fromkeys(("row", "digest", "kind", "corpus"), "str"),  # digest: of the options that the run was made with
+    **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
+    **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
 }
-
-
 DRAWS = 10_000  # of a bootstrap
 COVERED = 0.95
 
@@ -188,8 +178,8 @@ def read(run: Run, digest: str) -> pd.DataFrame:
         path = run.folder / "test" / f"{kind}.csv"
         if path.is_file():  # runs tested long ago lack some
             found[kind] = pd.read_csv(path, usecols=list(columns)).rename(columns=columns)
-    pieces = found["pieces"]
-    found["pieces"] = pieces[pieces["corpus"] == found["corpora"]["corpus"].iloc[0]]
+    if "pieces" in found:
+        found["pieces"] = found["pieces"][found["pieces"]["corpus"] == found["corpora"]["corpus"].iloc[0]]
     found["steps"] = _curve(run.folder)
     table = pd.concat([numbers.assign(kind=kind) for kind, numbers in found.items() if len(numbers)])
     return table.assign(row=run.row, seed=run.seed, digest=digest).reindex(columns=list(COLUMNS)).astype(COLUMNS)
