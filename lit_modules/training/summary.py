@@ -1,10 +1,19 @@
 """What a run prints at its end."""
 
+from collections.abc import Mapping
+
 import pytorch_lightning as pl
 
 from lit_modules.console import command, number, short_path
+from lit_modules.evaluation import tables
 from lit_modules.training.mixer_config import mixer_name
 from mixers import LanguageModel, Mixer
+
+
+def validation(corpus: str, metrics: Mapping[str, float]) -> str:
+    """The results of a validation on a corpus as a table, in the form of those of a test."""
+    names = [name.removeprefix("val/") for name in metrics]
+    return f"{tables.NOTE}\n\n{tables.aligned(tables.table([(corpus, *metrics.values())], ['corpus', *names]))}"
 
 
 def model_mixers(model: LanguageModel) -> str:

@@ -154,7 +154,7 @@ class Trainer(pl.Trainer):
         )
         if verbose and self.is_global_zero:
             corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
-            print("\n".join(tables.validation_table(corpus, result) for result in results))
+            print("\n".join(summary.validation(corpus, result) for result in results))
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]
