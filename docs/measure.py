@@ -5,7 +5,6 @@ was stopped goes on. `--parts` names a few of them.
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,9 +31,7 @@ LARGE = {"dim": 4096, "depth": 32}  # 6.7 billion parameters, the paper's settin
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder for the results")
-    parser.add_argument(
-        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure; all by default"
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="by default all")
     parser.add_argument("--small", action="store_true", help="sizes that take a minute, to see that it runs")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,10 +51,8 @@ def floors(at: Case, folder: Path, small: bool) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         here = at._replace(length=length, dtype=dtype)
         x = torch.randn(1, length, at.dim, device=at.device)
-        works = {
-            name: forward_and_backward(mixer(at.dim).to(at.device), x, here) for name, mixer in available().items()
-        }
-        works["hyena"] = forward_and_backward(Hyena(at.dim, max_length=length).to(at.device), x, here)
+        layers = available() | {"hyena": partial(Hyena, max_length=length)}
+        works = {name: forward_and_backward(made(at.dim).to(at.device), x, here) for name, made in layers.items()}
         works["projections of retention"] = _projections([1, 1, 2, 2], 2, here)
         works["projections of the others"] = others = _projections([1, 1, 1], 1, here)
         works["the others' and attention"] = _both(others, _attention(here))
@@ -65,8 +61,14 @@ def floors(at: Case, folder: Path, small: bool) -> None:
             found = peers(False, at.device)
             works |= {name: found[name]("train", here).run for name in found if not length % 512}
         times = _alternating(works, rounds, here)
-        rows += [[str(dtype), name, 1e3 * statistics.median(times[name]), *_ratio(times, name)] for name in times]
-    _write(folder, ["dtype", "what", "milliseconds", "floor", "times the floor", "least", "most"], rows, at)
+        for name, taken in times.items():
+            row = {"dtype": str(dtype), "what": name, "milliseconds": 1e3 * statistics.median(taken)}
+            if name in FLOOR:
+                ratios = [one / floor for one, floor in zip(taken, times[FLOOR[name]], strict=True)]
+                row |= {"floor": FLOOR[name], "times the floor": statistics.median(ratios)}
+                row |= {"least": min(ratios), "most": max(ratios)}
+            rows.append(row)
+    _write(folder, rows, at)
 
 
 FLOOR = {
@@ -117,9 +119,8 @@ def decoding(at: Case, folder: Path, small: bool) -> None:
     subjects = {name: model(mixer) for name, mixer in available().items()} | peers(True, at.device)
     contexts = (16, 64) if small else CONTEXTS[:2]
     for compiled in (False,) if at.device.type == "cpu" else (False, True):
-        here = [
-            at._replace(length=length, batch_size=8, dtype=torch.bfloat16, compiled=compiled) for length in contexts
-        ]
+        each = at._replace(batch_size=8, dtype=torch.bfloat16, compiled=compiled)
+        here = [each._replace(length=length) for length in contexts]
         name = "graph" if compiled else "eager"
         record("decode", subjects, here, title="decode, whole model", rounds=1, repeats=2, folder=folder / name)
 
@@ -128,16 +129,22 @@ def constancy(at: Case, folder: Path, small: bool) -> None:
     """Decoding after few and after many tokens, token by token in turns, for mixers of constant state."""
     contexts, tokens, rows = ((16, 64), 3, []) if small else ((CONTEXTS[0], CONTEXTS[-1]), 64, [])
     for name, mixer in {"retention": Retention, "linear_attention": LinearAttention}.items():
-        here = [at._replace(length=length, dtype=torch.bfloat16) for length in contexts]
-        works = {str(one.length): model(mixer)("decode", one) for one in here}
+        here = at._replace(dtype=torch.bfloat16)
+        works = {str(length): model(mixer)("decode", here._replace(length=length)) for length in contexts}
         times = _alternating({length: work.run for length, work in works.items()}, tokens, at)
-        few, many = (times[str(context)] for context in contexts)
-        ratios = sorted(one / other for one, other in zip(few, many, strict=True))
-        sizes = [works[str(context)].state_bytes for context in contexts]
-        medians = [1e3 * statistics.median(one) for one in (few, many)]
-        rows.append([name, *contexts, *medians, statistics.median(ratios), *sizes])
-    head = ["mixer", "few", "many", "ms after few", "ms after many", "speed after many / few", "bytes", "bytes"]
-    _write(folder, head, rows, at)
+        few, many = times.values()
+        rows.append(
+            {
+                "mixer": name,
+                "few": contexts[0],
+                "many": contexts[1],
+                "ms after few": 1e3 * statistics.median(few),
+                "ms after many": 1e3 * statistics.median(many),
+                "speed after many / few": statistics.median(one / other for one, other in zip(few, many, strict=True)),
+                "state bytes after many": works[str(contexts[1])].state_bytes,
+            }
+        )
+    _write(folder, rows, at)
 
 
 def ops(at: Case, folder: Path, small: bool) -> None:
@@ -166,14 +173,7 @@ def large(at: Case, folder: Path, small: bool) -> None:
 
 
 PARTS: dict[str, Callable[[Case, Path, bool], None]] = {
-    "floors": floors,
-    "chunks": chunks,
-    "curves": curves,
-    "training": training,
-    "decoding": decoding,
-    "constancy": constancy,
-    "ops": ops,
-    "large": large,
+    part.__name__: part for part in (floors, chunks, curves, training, decoding, constancy, ops, large)
 }
 
 
@@ -225,36 +225,24 @@ def _both(*works: Callable[[], object]) -> Callable[[], object]:
 
 
 def _alternating(works: dict[str, Callable[[], object]], rounds: int, at: Case) -> dict[str, list[float]]:
+    wait = torch.cuda.synchronize if at.device.type == "cuda" else lambda: None
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
-            if at.device.type == "cuda":
-                torch.cuda.synchronize()
+            wait()
             start = time.perf_counter()
             work()
-            if at.device.type == "cuda":
-                torch.cuda.synchronize()
+            wait()
             if turn:  # the first warms up
                 times[name].append(time.perf_counter() - start)
     return times
 
 
-def _ratio(times: dict[str, list[float]], name: str) -> list[str | float]:
-    if name not in FLOOR:
-        return ["", "", "", ""]
-    ratios = [one / floor for one, floor in zip(times[name], times[FLOOR[name]], strict=True)]
-    return [FLOOR[name], statistics.median(ratios), min(ratios), max(ratios)]
-
-
-def _write(folder: Path, head: list[str], rows: list[list[object]], at: Case) -> None:
-    about = machine(at.device)
+def _write(folder: Path, rows: list[dict[str, object]], at: Case) -> None:
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, na_rep=""), flush=True)
     folder.mkdir(parents=True)
-    with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*head, *about])
-        for row in rows:
-            writer.writerow([f"{cell:.4g}" if isinstance(cell, float) else cell for cell in row] + list(about.values()))
-            print(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row), sep="  ", flush=True)
+    table.assign(**machine(at.device)).to_csv(folder / "rows.csv", index=False, float_format="%.4g")
 
 
 if __name__ == "__main__":

@@ -5,23 +5,32 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mixers.checks import at_least
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.autocast import full_precision
-from mixers.ops.long_conv import long_conv
-from mixers.parts.ahead import look_ahead, remember
-from mixers.parts.growing import prepend
+from mixers.ops.long_conv import added_after, long_conv
 from mixers.parts.implicit_filter import ImplicitFilter
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
 
-# Axes: b batch, t time, s time already past, d channels, o long convolutions (order - 1 of them).
+# Axes: b batch, t time, s time already past, n tokens prepared for, d channels, o long convolutions (order - 1).
+
+
+class Lookahead(NamedTuple):
+    """What decoding remembers beside the past, so that a token does not sum over the whole of it (arXiv:2410.12982)."""
+
+    recent: Tensor  # (b, n, o, d): the inputs of the long convolutions since, the newest first, at the end
+    sums: Tensor  # (b, n, o, d): what all inputs so far add to each of the n outputs
+    taps: Tensor  # (b, n, o, d): the first taps of the filters, the same for all rows
+    used: Tensor  # (b,): tokens decoded of the n
 
 
 class HyenaState(NamedTuple):
     short: Tensor  # (b, short_width - 1, (order + 1) d): what the short convolution remembers
     past: Tensor  # (b, s, o, d): the inputs of the long convolutions, the newest first
+    lookahead: Lookahead  # of no tokens but within decoding
 
 
 @register("hyena")
@@ -88,28 +97,49 @@ class Hyena(Mixer[HyenaState]):
     def initial_state(self, batch: int) -> HyenaState:
         weight = self.out_proj.weight
         past = weight.new_zeros(batch, 0, self.order - 1, self.dim, dtype=state_dtype(weight))
-        return HyenaState(self.short_conv.initial_state(batch), past)
+        return HyenaState(self.short_conv.initial_state(batch), past, _no_lookahead(past))
 
     def forward(self, x: Tensor) -> Tensor:
-        state, taps = self.initial_state(x.shape[0]), self._taps(x.shape[1])
-        return self._mixed(x, state.short, lambda u, i: long_conv(u, taps[..., i], state.past[:, :, i]))[0]
+        return self._convolve(x, self.initial_state(x.shape[0]))[0]
 
     def extend(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
-        if x.shape[1] == 1 and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-            return self._next(x, state)
+        state = self.prepare_decoding(state, 0)
+        y, short, inputs = self._convolve(x, state)
+        past = torch.cat([inputs.flip(1), state.past], 1)[:, : self.max_length - 1]
+        return y, HyenaState(short, past, state.lookahead)
+
+    def prepare_decoding(self, state: HyenaState, tokens: int) -> HyenaState:
+        past = _merge(state.past, state.lookahead)[:, : self.max_length - 1]
+        if tokens == 0:
+            return HyenaState(state.short, past, _no_lookahead(past))
+        taps = self._taps(past.shape[1] + tokens)
+        sums = [added_after(past[:, :, i], taps[:, i], tokens) for i in range(self.order - 1)]
+        near = F.pad(taps[:tokens], (0, 0, 0, 0, 0, max(0, tokens - len(taps))))
+        lookahead = Lookahead(
+            recent=past.new_zeros(len(past), tokens, *past.shape[2:]),
+            sums=torch.stack(sums, 2),
+            taps=near.expand(len(past), -1, -1, -1),
+            used=torch.zeros_like(state.lookahead.used),
+        )
+        return HyenaState(state.short, past, lookahead)
+
+    def decode(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
+        """Each input is added to the outputs to come; all rows must have been prepared at once."""
+        recent, sums, taps, used = state.lookahead
+        place = torch.arange(sums.shape[1], device=x.device)
+        first, index = taps[0, 0], (place - used[:1]).clamp(min=0)
+        known = sums.index_select(1, used[:1])
+        y, short, inputs = self._mix(x, state.short, lambda u, i: u * first[i] + known[:, :, i])
+        sums.addcmul_(inputs, taps[0].index_select(0, index))  # what lies before is never read again
+        recent.index_copy_(1, sums.shape[1] - 1 - used[:1], inputs)
+        return y, HyenaState(short, state.past, state.lookahead._replace(used=used + 1))
+
+    def _convolve(self, x: Tensor, state: HyenaState) -> tuple[Tensor, Tensor, Tensor]:
+        """`_mix` with convolutions over the whole past."""
         taps = self._taps(state.past.shape[1] + x.shape[1])
-        y, short, inputs = self._mixed(x, state.short, lambda u, i: long_conv(u, taps[..., i], state.past[:, :, i]))
-        return y, HyenaState(short, prepend(inputs.flip(1), state.past, self.max_length - 1))
+        return self._mix(x, state.short, lambda u, i: long_conv(u, taps[:, i], state.past[:, :, i]))
 
-    def _next(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
-        """`extend` by one token, which does not sum over the whole past."""
-        ahead = look_ahead(self, state.past, lambda: self._taps(self.max_length))
-        y, short, inputs = self._mixed(x, state.short, lambda u, i: ahead.output(u, state.past, i))
-        past = prepend(inputs, state.past, self.max_length - 1)
-        remember(past, ahead)
-        return y, HyenaState(short, past)
-
-    def _mixed(
+    def _mix(
         self, x: Tensor, short: Tensor, convolve: Callable[[Tensor, int], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The output, what the short convolution remembers, and the inputs of the long ones, (b, t, o, d)."""
@@ -124,8 +154,23 @@ class Hyena(Mixer[HyenaState]):
         return self.out_proj(v.to(x.dtype)), short, torch.stack(inputs, 2)
 
     def _taps(self, length: int) -> Tensor:
-        """The filters, (l, d, o), whose first tap includes b."""
+        """The first `length` taps of the filters, at most max_length, (l, o, d); the first includes b."""
         with full_precision(self.skip.device):
-            taps = self.filter(min(self.max_length, length)).unflatten(-1, (self.dim, -1))
-            taps[0].add_(self.skip.view(-1, self.dim).T)
-        return taps
+            taps = self.filter(length).unflatten(-1, (self.dim, -1))
+            taps[0] += self.skip.view(-1, self.dim).T
+        return taps.mT
+
+
+def _no_lookahead(past: Tensor) -> Lookahead:
+    none = past[:, :0]
+    return Lookahead(none.clone(), none.clone(), none.clone(), past.new_zeros(len(past), dtype=torch.long))
+
+
+def _merge(past: Tensor, lookahead: Lookahead) -> Tensor:
+    """The inputs of the past (b, s, o, d) and those since, the newest first; zeros follow where a row has fewer."""
+    room = lookahead.recent.shape[1]
+    if room == 0:
+        return past
+    inputs = torch.cat([lookahead.recent, past, torch.zeros_like(lookahead.recent)], 1)
+    index = (room - lookahead.used)[:, None] + torch.arange(room + past.shape[1], device=past.device)
+    return inputs.gather(1, index[:, :, None, None].expand(-1, -1, *past.shape[2:]))

@@ -1,7 +1,11 @@
 """The command line: everything that can be said, and one sentence for everything that cannot."""
 
+import inspect
+import os
 import subprocess
 import sys
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +13,12 @@ import pytest
 import yaml
 from small_runs import SMALL_WORDS, write_text
 
+from lit_modules.commands import evaluate
+from lit_modules.commands.parser import Repeated, run
+from lit_modules.main import COMMANDS, main, version
 from lit_modules.training import cli
 from mixers import Attention, Mixer, Retention, available
+from mixers.checks import UsageError
 
 PROJECT = Path(cli.__file__).parents[2]
 THIRD = """
@@ -61,7 +69,7 @@ def mixers_of(words: list[str]) -> list[Mixer[Any]]:
 def says(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """The sentence that a command line is refused with."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(words)
+        main(words)
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -101,7 +109,7 @@ def test_a_mixer_and_its_options_can_be_said_in_many_ways(said: list[str], words
 def test_every_mixer_has_a_name_and_a_help(name: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert all(type(mixer) is available()[name] for mixer in mixers_of([*words, f"--model.mixer={name}"]))
     with pytest.raises(SystemExit) as ended:
-        cli.main(["fit", f"--model.mixer.help={name}"])
+        main(["fit", f"--model.mixer.help={name}"])
     assert ended.value.code == 0
     help_text = capsys.readouterr().out
     assert f"--model.mixer.help={name}".split("=")[1] in help_text
@@ -128,7 +136,7 @@ def test_what_print_config_prints_is_a_config_of_the_same_model(
 ) -> None:
     said = [*words, "--model.mixer=attention", "--model.overrides.0=retention", "--model.overrides.0.num_heads=8"]
     with pytest.raises(SystemExit):
-        cli.main([*said, "--print_config"])
+        main([*said, "--print_config"])
     Path("printed.yaml").write_text(capsys.readouterr().out)
     expected, actual = Prepared(said), Prepared(["fit", "--config=printed.yaml"])
     assert str(actual.model) == str(expected.model)
@@ -166,16 +174,19 @@ def test_one_seed_gives_one_model(words: list[str]) -> None:
         (["--model.overrides.1=attentoin"], ["did you mean 'attention'?"]),
         (["--model.mixer.num_headz=8"], ["'retention' has no option 'num_headz'", "did you mean 'num_heads'?"]),
         (["--model.mixer.dim=99"], ["'retention' has no option 'dim'"]),
-        (["--model.mixer.num_heads=abc"], ["model.mixer.num_heads=abc should be a whole number"]),
+        (["--model.mixer.num_heads=abc"], ["--model.mixer: ", "num_heads", "Expected a int", "abc"]),
         (["--model.mixer.num_heads=7"], ["num_heads=7", "dim=32"]),
-        (["--model.mixer=torch.nn.Linear"], ["torch.nn.Linear is no Mixer"]),
-        (["--model.mixer=mixers.Nothing"], ["no Nothing in mixers"]),
+        (
+            ["--model.mixer=torch.nn.Linear"],
+            ["--model.mixer: ", "Expected 'torch.nn.Linear' to be a subclass of Mixer"],
+        ),
+        (["--model.mixer=mixers.Nothing"], ["--model.mixer: ", "module 'mixers' has no attribute 'Nothing'"]),
         (["--model.mixer=mixers.Mixer"], ["abstract class Mixer"]),
         (["--model.dept=3"], ["no option --model.dept", "did you mean --model.depth?"]),
-        (["--model.depth=deep"], ["model.depth=deep should be a whole number"]),
-        (["--model.schedule=quadratic"], ["model.schedule=quadratic", "'cosine', 'linear', 'constant'"]),
-        (["--model.vocab_size=9"], ["model.vocab_size cannot be set", "data"]),
-        (["--seed_everything=true"], ["seed_everything", "a whole number"]),
+        (["--model.depth=deep"], ["--model.depth: Expected a int", "deep"]),
+        (["--model.schedule=quadratic"], ["--model.schedule: ", "'cosine', 'linear', 'constant'", "quadratic"]),
+        (["--model.vocab_size=9"], ["model.vocab_size", "must be given via", "data"]),
+        (["--seed_everything=true"], ["--seed_everything: Expected a int", "True"]),
         (["--data.corpuss=x"], ["did you mean --data.corpus?"]),
         (["--data.corpus=nowhere.txt"], ["corpus='nowhere.txt' is not there"]),
         (["--data.corpus=nowhere.txt", "--data.tokenizer=bpe"], ["corpus='nowhere.txt' is not there"]),
@@ -185,8 +196,8 @@ def test_one_seed_gives_one_model(words: list[str]) -> None:
         (["--trainer.max_epochs=3"], ["max_epochs=3", "max_steps"]),
         (["--trainer.max_steps=-1"], ["schedule='linear' needs an end", "trainer.max_steps"]),
         (["--trainer.accelerator=quantum"], ["quantum"]),
-        (["--trainer.callbacks=Foo"], ["trainer.callbacks=Foo", "import path"]),
-        (["--config=missing.yaml"], ["no file", "missing.yaml"]),
+        (["--trainer.callbacks=Foo"], ["--trainer.callbacks: ", "import path", "Foo"]),
+        (["--config=missing.yaml"], ["--config: File does not exist", "missing.yaml"]),
         (["--config=wrong.yaml"], ["no option --model.dept", "did you mean --model.depth?"]),
         (["--config=broken.yaml"], ["config"]),
         (["--ckpt_path=missing.ckpt"], ["missing.ckpt"]),
@@ -237,23 +248,90 @@ def test_an_error_while_training_keeps_its_traceback(words: list[str], monkeypat
     )
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(ValueError, match="a bug"):
-        cli.main([*words, "--trainer.callbacks=bug.Bug"])
+        main([*words, "--trainer.callbacks=bug.Bug"])
 
 
 def test_generate_shows_its_own_options_only(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["generate", "--help"])
+        main(["generate", "--help"])
     help_text = capsys.readouterr().out
     assert "--temperature" in help_text
-    assert "--trainer.accelerator" in help_text
-    assert not any(section in help_text for section in ("--model", "--data", "--trainer.max_steps"))
+    assert "--accelerator" in help_text
+    assert not any(section in help_text for section in ("--model", "--data", "--trainer"))
+
+
+def test_a_prompt_is_text_and_can_be_given_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def generate(*, prompt: Repeated | None = None, stop: Repeated | None = None, ckpt_path: str = "last") -> None:
+        """Does nothing.
+
+        Args:
+            prompt: Text.
+            stop: Text.
+            ckpt_path: A path.
+        """
+        given.update(prompt=prompt, stop=stop, ckpt_path=ckpt_path)
+
+    run(generate, ["--prompt=[a, b]", "--prompt", "{x: 1}", "--prompt=1e3"])
+    assert given == {"prompt": ["[a, b]", "{x: 1}", "1e3"], "stop": None, "ckpt_path": "last"}
+
+
+def test_what_is_positional_in_python_is_positional_on_the_command_line() -> None:
+    given: list[tuple[str, int]] = []
+
+    def measure(phase: str, *, rounds: int = 3) -> None:
+        """Does nothing."""
+        given.append((phase, rounds))
+
+    run(measure, ["train", "--rounds=2"])
+    run(measure, ["decode"])
+    assert given == [("train", 2), ("decode", 3)]
+    with pytest.raises(UsageError, match="phase"):
+        run(measure, [])
+
+
+def test_the_help_lists_every_command_with_the_first_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--help"])
+    shown = capsys.readouterr().out.splitlines()
+    for name, path in COMMANDS.items():
+        module, _, function = path.partition(":")
+        documented = inspect.getdoc(attrgetter(function)(import_module(module)))
+        assert f"  {name:9}  {(documented or '').splitlines()[0]}" in shown
+
+
+def test_the_help_on_mixers_lists_them_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*words, "--model.mixer.help"])
+    shown = capsys.readouterr().out.splitlines()
+    for name, mixer in available().items():
+        assert any(line.split()[:1] == [name] and (mixer.__doc__ or "").split("\n")[0] in line for line in shown)
+
+
+def test_evaluate_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
+    assert 'pip install "lit-mixers[eval]"' in says(["evaluate", "--tasks=[piqa]"], capsys)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["generate", "--help"], ["evaluate", "--help"], ["generate"]], ids=str)
+def test_commands_that_do_not_train_do_not_wait_for_lightning(argv: list[str], tmp_path: Path) -> None:
+    program = (
+        f"import sys; from lit_modules.main import main\ntry: main({argv})\nexcept SystemExit: print(*sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "pytorch_lightning" not in ran.stdout.split()
 
 
 def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--version"])
+        main(["--version"])
     assert ended.value.code == 0
-    assert cli.version() in capsys.readouterr().out
+    assert version() in capsys.readouterr().out
 
 
 def test_a_program_of_its_own_trains_and_writes(words: list[str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,10 @@ from small_runs import lines
 from small_study import BROKEN, STUDY, prepare
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_modules.commands.compare import runner
+from lit_modules.commands.compare import report, results, runner
 from lit_modules.commands.compare.cost import Cost
-from lit_modules.commands.compare.difference import difference
-from lit_modules.commands.compare.results import collect
-from lit_modules.commands.compare.status import status, why_it_failed
+from lit_modules.commands.compare.results import Collection, collect
+from lit_modules.commands.compare.runner import status, why_it_failed
 from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.main import main
 from mixers import LanguageModel, Retention
@@ -37,7 +37,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Study:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("OMP_NUM_THREADS", "1")  # as many as in this process, for the same rounding
-        main(["compare", str(path), f"--folder={folder / 'out'}", "--trainer.accelerator=cpu"])
+        with pytest.raises(SystemExit, match=r"^1$"):  # a run failed
+            main(["compare", str(path), f"--folder={folder / 'out'}", "--accelerator=cpu"])
     return read_study(path, folder / "out")
 
 
@@ -80,7 +81,7 @@ def test_the_page_needs_nothing_beside_it_and_has_every_row_and_picture(done: St
     page = (done.folder / "report" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r"<(script|link|img|iframe)|src=|@import|url\((?!#)", page)
     assert page.count("<svg") == 4
-    for row in ("RetNet", "Linear, one head", "Broken", "The paper&#x27;s Table 1, measured", "other.txt"):
+    for row in ("RetNet", "Linear, one head", "Broken", "The paper&#39;s Table 1, measured", "other.txt"):
         assert row in page
     assert 'name="viewport"' in page
     assert "@media print" in page
@@ -95,8 +96,7 @@ def test_markdown_shows_the_same_tables(done: Study) -> None:
 
 def test_tensorboard_has_the_runs_with_what_they_were_made_of(done: Study) -> None:
     events = EventAccumulator(str(done.folder / "tensorboard" / "retnet" / "seed_0")).Reload()
-    [result] = collect(done)[0].results
-    assert events.Scalars("test/loss")[0].value == pytest.approx(result.loss)
+    assert events.Scalars("test/loss")[0].value == pytest.approx(collect(done).losses.loc["RetNet", 0])
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
 
 
@@ -114,7 +114,8 @@ def test_cost_is_measured_and_kept(done: Study) -> None:
 def test_a_log_shows_how_far_the_measuring_is(done: Study, capsys, monkeypatch) -> None:
     monkeypatch.chdir(done.folder.parent)
     (done.folder / "cost.json").unlink()
-    main(["compare", "small.yaml", f"--folder={done.folder}", "--trainer.accelerator=cpu"])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["compare", "small.yaml", f"--folder={done.folder}", "--accelerator=cpu"])
     assert "round 1 of 1" in capsys.readouterr().out
 
 
@@ -123,7 +124,8 @@ def test_what_is_finished_is_not_done_again(done: Study, capsys, monkeypatch) ->
     checkpoints = sorted(done.folder.rglob("*.ckpt"))
     before = [path.stat().st_mtime_ns for path in checkpoints]
     report = (done.folder / "report" / "index.html").read_text(encoding="utf-8")
-    main(["compare", "small.yaml", f"--folder={done.folder}", "--trainer.accelerator=cpu"])
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["compare", "small.yaml", f"--folder={done.folder}", "--accelerator=cpu"])
     assert "3 runs, 3 of them done" in capsys.readouterr().out
     assert [path.stat().st_mtime_ns for path in checkpoints] == before
     assert (done.folder / "report" / "index.html").read_text(encoding="utf-8") == report
@@ -132,9 +134,26 @@ def test_what_is_finished_is_not_done_again(done: Study, capsys, monkeypatch) ->
 def test_a_run_that_was_tested_otherwise_is_tested_again_and_not_trained(done: Study) -> None:
     other = replace(done, test={**done.test, "max_tokens": 200}).runs()[0]
     assert status(other) == "trained"
-    [words] = runner.commands(other)
-    assert words[0] == "test"
-    assert "--max_tokens=200" in words
+    [argv] = runner.commands(other)
+    assert argv[0] == "test"
+    assert "--max_tokens=200" in argv
+
+
+def test_each_run_is_read_once_however_often_a_report_is_written(done: Study, tmp_path: Path, monkeypatch) -> None:
+    copy = replace(done, folder=Path(shutil.copytree(done.folder, tmp_path / "copy")))
+    (copy.folder / "results.parquet").unlink()
+    reads = []
+    monkeypatch.setattr(
+        results, "read", lambda run, digest, read=results.read: reads.append(run.name) or read(run, digest)
+    )
+    collection = Collection(copy)
+    for run in copy.runs():
+        report.write_tables(collection.add([run]))
+    report.write(collection.add(copy.runs()), None)
+    assert reads == [run.name for run in copy.runs() if status(run) == "finished"]
+    collection.keep()
+    assert collect(copy).losses.equals(collection.results().losses)
+    assert len(reads) == 2, "results.parquet has them"
 
 
 def test_other_options_for_a_run_that_is_there_are_refused(done: Study, monkeypatch, capsys) -> None:
@@ -144,8 +163,8 @@ def test_other_options_for_a_run_that_is_there_are_refused(done: Study, monkeypa
     Path("changed.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
         main(["compare", "changed.yaml", f"--folder={done.folder}"])
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"error: model\.dim=32 of RetNet, seed 0 is not what '.*' was begun with, 16: .*\n", error)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"error: model\.dim=32 of RetNet, seed 0 is not what '.*' was begun with, 16: .*", error)
 
 
 def report_of(folder: Path) -> list[str]:
@@ -176,8 +195,7 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_report(tmp_path: Path)
 
 
 def test_a_row_is_no_different_from_itself(done: Study) -> None:
-    first = collect(done)[0]
-    assert difference(first, first, "corpus.txt") == (0, 0, 0)
+    assert collect(done).difference("RetNet", "RetNet") == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +213,6 @@ def test_a_run_says_in_a_sentence_why_it_failed(error: Exception, reason: str) -
 
 
 def test_a_process_that_was_killed_is_said_to_have_been() -> None:
-    assert runner.meaning(-signal.SIGKILL) == "SIGKILL, most likely for want of memory"
+    assert runner.meaning(-signal.SIGKILL) == "SIGKILL, most likely because memory ran out"
     assert runner.meaning(-signal.SIGSEGV) == "SIGSEGV"
     assert runner.meaning(3) == "exit code 3"

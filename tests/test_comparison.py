@@ -1,14 +1,16 @@
 """The committed results of the comparison: what was chosen and what is reported follow from them."""
 
-from collections import defaultdict
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_runs import lines
 
-from lit_modules.commands.compare.difference import bootstrap
+from lit_modules.commands.compare.results import bootstrap
 from lit_modules.commands.compare.study import Options, Study, read_study
+from lit_modules.main import main
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "docs" / "comparison"
@@ -19,15 +21,17 @@ def study(name: str) -> Study:
 
 
 def table(study: Study, name: str) -> list[dict[str, str]]:
-    return lines(study.folder / f"{name}.csv")
+    return lines(study.folder / "report" / f"{name}.csv")
 
 
 def pieces(study: Study) -> dict[str, np.ndarray]:
     """The tokens and nats of each row: (seeds, pieces, 2)."""
-    found: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for line in table(study, "pieces"):
-        found[line["row"]][line["seed"]].append((float(line["tokens"]), float(line["nats"])))
-    return {row: np.array(list(seeds.values())) for row, seeds in found.items()}
+    results = pd.read_parquet(study.folder / "results.parquet")
+    found = results[results["kind"] == "pieces"].groupby("row", sort=False)
+    return {
+        str(row): np.array([seed[["tokens", "nats"]].to_numpy(float) for _, seed in of_row.groupby("seed")])
+        for row, of_row in found
+    }
 
 
 def but_for_the_rate(options: Options) -> Options:
@@ -64,6 +68,20 @@ def test_the_numbers_of_each_row_are_those_of_its_pieces_of_text(name: str) -> N
 
 def test_the_docs_show_the_reports_table() -> None:
     page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
-    report = (RESULTS / "laptop" / "report.md").read_text(encoding="utf-8")
+    report = (RESULTS / "laptop" / "report" / "report.md").read_text(encoding="utf-8")
     quality = report.split("## Quality")[1].split("\n## ")[0]
     assert [line for line in quality.splitlines() if line.startswith("| ") and line not in page] == []
+
+
+@pytest.mark.parametrize("name", ["laptop", "longer"])
+def test_a_report_is_made_again_from_the_results_alone(name: str, tmp_path: Path) -> None:
+    for kept in ("results.parquet", "cost.json"):
+        if (RESULTS / name / kept).is_file():
+            shutil.copy(RESULTS / name / kept, tmp_path)
+    study = PROJECT / "configs" / "comparison" / f"{name}.yaml"
+    main(["compare", str(study), f"--folder={tmp_path}", "--accelerator=cpu"])
+    made, committed = (folder / "report" for folder in (tmp_path, RESULTS / name))
+    pd.testing.assert_frame_equal(pd.read_csv(made / "rows.csv"), pd.read_csv(committed / "rows.csv"))
+    assert (made / "report.md").read_text(encoding="utf-8") == (committed / "report.md").read_text(encoding="utf-8")
+    assert "<svg" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert not list(tmp_path.rglob("*.ckpt"))

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from lit_modules.commands.compare.command import check
-from lit_modules.commands.compare.cost import built
-from lit_modules.commands.compare.study import overlaid, read_study
+from lit_modules.commands.compare.cost import build_model
+from lit_modules.commands.compare.study import read_study
 from lit_modules.main import main
 from mixers.benchmark import Case
 from mixers.model import BLOCK_PARAMETERS
@@ -28,7 +28,7 @@ def options_of(name: str) -> dict:
 def test_a_model_of_the_paper_has_its_size(name):
     options = options_of(name)["model"]
     with torch.device("meta"):
-        counts = built({"mixer": "retention", **options}, Case(0, vocab_size=50257)).parameter_counts()
+        counts = build_model({"mixer": "retention", **options}, Case(0, vocab_size=50257)).parameter_counts()
     assert sum(counts.values()) == pytest.approx(SIZES[name], rel=0.005)
     blocks = BLOCK_PARAMETERS * options["dim"] ** 2 * options["depth"]
     assert counts["mixer"] + counts["feed_forward"] == pytest.approx(blocks, rel=0.01)
@@ -49,10 +49,10 @@ def test_every_row_of_a_study_has_only_options_of_fit(path):
 @pytest.mark.parametrize("path", ["comparison/laptop.yaml", "paper/comparison.yaml"])
 def test_the_rows_of_a_comparison_have_blocks_of_the_same_size(path):
     study = read_study(CONFIGS / path)
-    for row, options in study.rows.items():
-        model = overlaid(study.fit, options)["model"]
+    for row in study.rows:
+        model = study.options(row)["model"]
         with torch.device("meta"):
-            counts = built(model, Case(0, vocab_size=8192)).parameter_counts()
+            counts = build_model(model, Case(0, vocab_size=8192)).parameter_counts()
         blocks = BLOCK_PARAMETERS * model["dim"] ** 2 * model["depth"]
         assert counts["mixer"] + counts["feed_forward"] == pytest.approx(blocks, rel=0.01), row
 

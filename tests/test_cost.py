@@ -1,4 +1,4 @@
-"""Phase a row's model costs."""
+"""What a row's model costs."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def test_a_model_that_does_not_fit_is_a_gap_that_says_so(tmp_path: Path, monkeyp
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Retention, "forward", out_of_memory)
-    costs = measure_costs(read_study(prepare(tmp_path)), 257, torch.float32, torch.device("cpu"), lambda _: None)
+    costs = measure_costs(read_study(prepare(tmp_path)), 257, torch.float32, torch.device("cpu"))
     assert costs["RetNet"].tokens_per_second is None
     assert costs["RetNet"].note == "out of memory"
     assert costs["Linear, one head"].tokens_per_second is not None
@@ -46,7 +46,7 @@ def test_ratios_are_of_times_in_the_same_round(tmp_path: Path, monkeypatch) -> N
             yield Row(what, subject, at, seconds=load * seconds * grows, tokens_per_second=1.0)
 
     monkeypatch.setattr(cost, "measure", measured)
-    costs = measure_costs(study, 257, torch.float32, torch.device("cpu"), lambda _: None)
+    costs = measure_costs(study, 257, torch.float32, torch.device("cpu"))
     assert costs["Linear, one head"].speed == Spread(0.5, 0.5, 0.5), "however much else the machine did"
     assert costs["RetNet"].longer_context == Spread(2, 2, 2)
     assert costs["RetNet"].token_seconds.values == [2 * 64, 2 * 128], "medians of what was measured"
@@ -54,7 +54,7 @@ def test_ratios_are_of_times_in_the_same_round(tmp_path: Path, monkeypatch) -> N
 
 def test_what_is_kept_as_json_comes_back(tmp_path: Path) -> None:
     study = read_study(prepare(tmp_path))
-    costs = measure_costs(study, 257, torch.float32, torch.device("cpu"), lambda _: None)
+    costs = measure_costs(study, 257, torch.float32, torch.device("cpu"))
     for one in costs.values():
         again = Cost.of(json.loads(json.dumps(one._asdict())))
         assert again == one

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from lit_modules.commands.compare.difference import bootstrap
+from lit_modules.commands.compare.results import bootstrap
 
 
 def test_a_bootstraps_interval_is_that_of_the_normal_distribution_where_it_should_be() -> None:
     draw = np.random.default_rng(0)
-    nats = draw.normal(0.1 * 100, 5, (1, 400))  # pieces of 100 tokens, 0.1 nats a token apart
+    nats = draw.normal(0.1 * 100, 5, (1, 400))  # pieces of 100 tokens, 0.1 nats per token apart
     found = bootstrap(nats, np.full(400, 100.0))
     error = nats.std() / 100 / 400**0.5
     assert found.mean == pytest.approx(nats.mean() / 100)

@@ -1,4 +1,4 @@
-"""Phase the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
+"""What the documents show runs: the README's commands and code, the configs, and the contributing guide's example."""
 
 import re
 import runpy
@@ -65,7 +65,7 @@ def test_every_command_of_the_readme_runs(folder, capsys):
         elif command[0] == "benchmark":
             main([*command, "--lengths=[16]", "--dim=64", "--rounds=1", "--repeats=1"])
         else:
-            main([*command, "--trainer.accelerator=cpu"])
+            main([*command, "--accelerator=cpu" if command[0] == "generate" else "--trainer.accelerator=cpu"])
     shown = capsys.readouterr().out
     assert "filter_frequency" in shown
     assert "My fellow citizens" in shown

@@ -88,9 +88,9 @@ def results(folder: Path, task: str, *, mixer: str | None = None, **options: int
 @torch.no_grad()
 def nats(folder: Path, start: str, end: str) -> float:
     """What the end of a text costs after its start, in one forward pass."""
-    language_model, tokenizer = checkpoint.load_for_text(checkpoint.find("last", folder / "runs"))
+    language_model, tokenizer = checkpoint.load(root=folder / "runs")
     context, after = tokenizer.encode(start) or [tokenizer.end], tokenizer.encode(end)
-    logits = language_model.eval()(torch.tensor([[*context, *after]]))[0, len(context) - 1 : -1]
+    logits = language_model(torch.tensor([[*context, *after]]))[0, len(context) - 1 : -1]
     return -logits.log_softmax(-1)[range(len(after)), after].sum().item()
 
 
@@ -138,7 +138,7 @@ def test_what_it_writes_ends_where_it_should(folder: Path) -> None:
 
 def test_it_is_a_program(folder: Path) -> None:
     words = ["--tasks=[own_choices]", f"--root={folder / 'runs'}", f"--include_path={folder / 'tasks'}", "--limit=2"]
-    command = [sys.executable, "-m", "lit_modules.commands.harness", *words, "--device=cpu"]
+    command = [sys.executable, "cli.py", "evaluate", *words, "--accelerator=cpu"]
     ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=250)
     assert ran.returncode == 0, ran.stderr
     assert "own_choices" in ran.stdout

@@ -10,12 +10,14 @@ import pytest
 import torch
 from small_runs import model, text, trainer
 from torch import nn
+from torchmetrics import MeanMetric
 
+from lit_modules.evaluation.scores import bits_per_byte
 from lit_modules.training.language_model import LitLanguageModel
-from lit_modules.training.metrics import TokenLoss, bits_per_byte
 from lit_modules.training.mixer_config import as_config, complete
-from lit_modules.training.optimizer import lr_factor, parameter_groups
-from mixers import Attention, Retention
+from lit_modules.training.optimizer import lr_factor, parameter_groups, regroup
+from mixers import S4D, Attention, Retention
+from mixers.checks import UsageError
 
 
 class Rates(nn.Module):
@@ -60,6 +62,45 @@ def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None
     }
 
 
+@pytest.mark.parametrize("change", [{"weight_decay": 0.0}, {"lr": 1e-3}, {"lr": 1e-4, "weight_decay": 0.5}])
+def test_a_run_may_go_on_with_another_learning_rate_and_weight_decay(change: dict[str, float], tmp_path: Path) -> None:
+    data = text(tmp_path)
+    mixer = partial(S4D, ssm_lr=1e-3)
+    trainer(tmp_path, max_steps=2).fit(model(data, mixer=mixer), datamodule=data)
+    [path] = tmp_path.rglob("last.ckpt")
+    resumed, options = trainer(tmp_path, max_steps=4), {"lr": 1e-2, "weight_decay": 0.1} | change
+    resumed.fit(model(data, mixer=mixer, **change), datamodule=data, ckpt_path=str(path))
+    groups = resumed.optimizers[0].param_groups
+    assert [(group["initial_lr"], group["weight_decay"]) for group in groups] == [
+        (options["lr"], options["weight_decay"]), (options["lr"], 0.0), (1e-3, 0.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"lr": 1e-3, "weight_decay": 0.5}, {"lr": 1e-2, "weight_decay": 0.0}])
+def test_an_optimizer_saved_with_groups_of_equal_options_merged_goes_on(options: dict[str, float]) -> None:
+    marked, merged = Marked(), {}
+    names = {parameter: name for name, parameter in marked.named_parameters()}
+    groups = parameter_groups(marked, **options)
+    pairs = {parameter: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
+    for pair in dict.fromkeys((group["lr"], group["weight_decay"]) for group in groups):
+        merged[pair] = [parameter for parameter in marked.parameters() if pairs[parameter] == pair]
+    assert len(merged) < len(groups)
+    old = torch.optim.AdamW([{"params": p, "lr": lr, "weight_decay": decay} for (lr, decay), p in merged.items()])
+    for parameter in set(names) - {marked.mix}:  # one without any state
+        parameter.grad = torch.rand_like(parameter)
+    old.step()
+    new = torch.optim.AdamW(groups)
+    new.load_state_dict(regroup(old.state_dict(), marked, **options))
+    assert new.state.keys() == old.state.keys() == set(names) - {marked.mix}
+    for parameter, state in old.state.items():
+        torch.testing.assert_close(new.state[parameter], state, rtol=0, atol=0)
+    assert regroup(new.state_dict(), marked, **options) == new.state_dict()
+    marked.own.optimizer_options["lr"] = 3e-3
+    marked.own.slow.optimizer_options["lr"] = 3e-3  # type: ignore[index]
+    with pytest.raises(UsageError, match="another ssm_lr"):
+        regroup(old.state_dict(), marked, lr=1e-4, weight_decay=0.3)
+
+
 @pytest.mark.parametrize(
     ("schedule", "halfway", "end"), [("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)]
 )
@@ -82,13 +123,20 @@ def test_the_run_really_learns_at_the_scheduled_rate(schedule: str, tmp_path: Pa
 
 
 def test_a_typo_in_an_option_of_the_model_is_refused() -> None:
-    with pytest.raises(TypeError, match="dept"):
+    with pytest.raises(UsageError, match=r"dept=1 .* did you mean 'depth'\?"):
         LitLanguageModel(vocab_size=10, dim=8, dept=1)
 
 
 def test_a_mixer_that_no_checkpoint_could_hold_is_refused() -> None:
     with pytest.raises(ValueError, match=r"functools\.partial"):
         LitLanguageModel(mixer=lambda dim: Retention(dim, num_heads=2), vocab_size=10, dim=8, depth=1)
+
+
+def test_mixers_given_by_name_are_kept_as_their_classes() -> None:
+    module = LitLanguageModel(mixer="lstm", overrides={1: "gru"}, vocab_size=10, dim=8, depth=2)
+    assert [type(block.mixer).__name__ for block in module.model.blocks] == ["LSTM", "GRU"]
+    assert complete(module.hparams["mixer"]).name == "lstm"
+    assert complete(module.hparams["overrides"][1]).name == "gru"
 
 
 def test_a_factory_and_its_config_describe_the_same_mixer() -> None:
@@ -115,21 +163,36 @@ def test_a_checkpoint_of_a_model_made_in_python_rebuilds_it_twice(tmp_path: Path
     assert str(LitLanguageModel.load_from_checkpoint(path, weights_only=True)) == str(again)
 
 
+def val_loss() -> MeanMetric:
+    return LitLanguageModel(mixer=partial(Retention, num_heads=2), vocab_size=5, dim=8, depth=1).val_loss
+
+
 def test_batches_count_by_their_tokens() -> None:
-    metric = TokenLoss()
-    metric.update(torch.tensor(1.0), 30)
-    metric.update(torch.tensor(4.0), 10)
+    metric = val_loss()
+    metric.update(torch.full((3, 10), 1.0))
+    metric.update(torch.full((1, 10), 4.0))
     assert metric.compute() == 1.75
     metric.reset()
-    metric.update(torch.tensor(2.0), 5)
+    metric.update(torch.full((1, 5), 2.0))
     assert metric.compute() == 2.0
 
 
 def test_many_small_losses_add_up_exactly() -> None:
-    metric = TokenLoss()
+    metric = val_loss()
     for _ in range(3000):
-        metric.update(torch.tensor(0.1), 4099)
+        metric.update(torch.full((4099,), 0.1))
     assert metric.compute().item() == pytest.approx(torch.tensor(0.1).item(), rel=1e-12)
+
+
+def test_a_validation_loss_that_is_not_a_number_shows() -> None:
+    metric = val_loss()
+    metric.update(torch.tensor([[1.0, math.nan]]))
+    assert metric.compute().isnan()
+
+
+def test_the_weights_alone_are_saved_of_the_module() -> None:
+    module = LitLanguageModel(mixer=partial(Retention, num_heads=2), vocab_size=5, dim=8, depth=1)
+    assert module.state_dict().keys() == {f"model.{name}" for name in module.model.state_dict()}
 
 
 def test_a_model_that_guesses_bytes_evenly_needs_eight_bits_for_each() -> None:

@@ -1,13 +1,15 @@
 """Text as it comes: whole characters, and nothing of what a stop string cuts off."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from small_runs import model, text
 
-from lit_modules.data.tokenizer import bytes_tokenizer
-from lit_modules.evaluation.completion import Completion, Sampling, complete, stream
+from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
+from lit_modules.evaluation.completion import Completion, Sampling, complete, stream_completion
 
 TOKENIZER = bytes_tokenizer()
 
@@ -61,6 +63,41 @@ def test_the_end_token_ends_the_text() -> None:
     assert completion.done
 
 
+class CountingDecoder:
+    """A decoder of tokenizers that counts the tokens it is given."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+
+    def decode_chain(self, tokens: list[str]) -> list[str]:
+        self.tokens += len(tokens)
+        return tokens
+
+
+@pytest.mark.parametrize("stop", [(), ("END", "abcabd")])
+def test_a_token_late_in_a_text_costs_as_much_to_decode_as_an_early_one(stop: tuple[str, ...]) -> None:
+    inner, counter = tokenizers.Tokenizer.from_str(TOKENIZER.to_json()), CountingDecoder()
+    inner.decoder = tokenizers.decoders.Decoder.custom(counter)
+    completion, decoded = Completion(Tokenizer(inner), stop=stop), []
+    for _ in range(20):
+        before = counter.tokens
+        for token in TOKENIZER.encode("abc" * 50):
+            completion.add(token)
+        decoded.append(counter.tokens - before)
+    assert decoded[-1] <= decoded[1] <= 4 * 150
+
+
+@pytest.mark.parametrize("made", [bytes_tokenizer, lambda: train_bpe(["größer als 🙂 € 日本語. " * 40], 400)])
+@pytest.mark.parametrize("seed", range(5))
+def test_random_tokens_come_as_the_text_they_decode_to_together(made: Callable[[], Tokenizer], seed: int) -> None:
+    tokenizer = made()
+    tokens = torch.randint(tokenizer.vocab_size, (400,), generator=torch.Generator().manual_seed(seed)).tolist()
+    tokens = [token for token in tokens if token != tokenizer.end]
+    completion = Completion(tokenizer)
+    shown = "".join(completion.add(token) for token in tokens) + completion.finish()
+    assert shown == tokenizer.decode(tokens)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"temperature": -0.1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"max_tokens": -1}, {"stop": ("",)}],
@@ -75,7 +112,7 @@ def test_several_prompts_together_are_continued_as_each_alone(tmp_path: Path) ->
     module = model(text(tmp_path), dropout=0.0).eval().model
     greedy = Sampling(max_tokens=12, temperature=0)
     prompts = ["the state", "", "a"]
-    alone = ["".join(stream(module, TOKENIZER, prompt, greedy)) for prompt in prompts]
+    alone = ["".join(stream_completion(module, TOKENIZER, prompt, greedy)) for prompt in prompts]
     assert complete(module, TOKENIZER, prompts, greedy) == alone
 
 

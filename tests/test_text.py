@@ -1,3 +1,4 @@
+import inspect
 import logging
 import pickle
 from collections.abc import Callable
@@ -6,14 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tokenizers
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from lit_modules.data import prepared, token_file
-from lit_modules.data.batches import in_order
+from lit_modules.data.batches import sequential_batches
 from lit_modules.data.datamodule import Text
+from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
+from mixers.checks import UsageError
 
 WORDS = [f"document {index} says {'so ' * (index % 7)}\n" for index in range(60)]
 
@@ -30,7 +34,7 @@ def corpus(tmp_path: Path) -> str:
     return str(tmp_path / "corpus.txt")
 
 
-def text(corpus: str, rank: int = 0, world_size: int = 1, **options) -> Text:
+def text(corpus: str | list[str], rank: int = 0, world_size: int = 1, **options) -> Text:
     """Byte data for one process of several, as a trainer would set it up."""
     data = Text(corpus, **({"tokenizer": "bytes", "block_size": 7, "batch_size": 4} | options))
     if world_size > 1:
@@ -74,7 +78,7 @@ def test_bos_puts_an_end_before_every_block(corpus: str) -> None:
 
 def test_an_epoch_shows_every_block_once_in_an_order_of_its_own(corpus: str) -> None:
     data = text(corpus, batch_size=1)
-    blocks = (data.train_tokens - 1) // 7
+    blocks = (data.token_file("train").tokens - 1) // 7
     order = [tuple(row.tolist()) for row in first(data, 2 * blocks)]
     assert sorted(order[:blocks]) == sorted(order[blocks:])
     assert order[:blocks] != order[blocks:]
@@ -83,7 +87,7 @@ def test_an_epoch_shows_every_block_once_in_an_order_of_its_own(corpus: str) -> 
 
 def test_a_batch_may_straddle_the_end_of_an_epoch(corpus: str) -> None:
     single, batched = text(corpus, batch_size=1), text(corpus, batch_size=5)
-    blocks = (single.train_tokens - 1) // 7
+    blocks = (single.token_file("train").tokens - 1) // 7
     assert blocks % 5
     assert torch.equal(first(batched, blocks // 5 + 3), first(single, (blocks // 5 + 3) * 5))
 
@@ -108,7 +112,7 @@ def test_processes_share_the_validation_split_without_gap_or_overlap(corpus: str
 @pytest.mark.parametrize("blocks", [4, 5, 8, 9, 10, 15, 16, 17, 18, 31])
 @pytest.mark.parametrize("batch_size", [4, 8, 12])
 def test_every_process_has_as_many_validation_batches_as_the_others(blocks: int, batch_size: int) -> None:
-    shares = [in_order(blocks, batch_size=batch_size, rank=rank, world_size=4) for rank in range(4)]
+    shares = [sequential_batches(blocks, batch_size=batch_size, rank=rank, world_size=4) for rank in range(4)]
     assert len(set(map(len, shares))) == 1
     assert sorted(index for share in shares for batch in share for index in batch) == list(range(blocks))
     assert max(len(batch) for share in shares for batch in share) <= batch_size // 4 + 1
@@ -118,7 +122,7 @@ def test_a_worker_is_told_where_the_tokens_are_instead_of_given_them(corpus: str
     loader = text(corpus).train_dataloader()
     expected = next(iter(loader))
     sent = pickle.dumps(loader.blocks)
-    assert len(sent) < text(corpus).train_tokens
+    assert len(sent) < text(corpus).token_file("train").tokens
     number = next(iter(loader.batches()))[0]
     assert torch.equal(pickle.loads(sent)[number], expected[0])
 
@@ -269,6 +273,58 @@ def test_a_checkpoint_holds_the_tokenizer_the_order_and_the_options(corpus: str,
     assert again.tokenizer == text(corpus).tokenizer
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("given", [bytes_tokenizer(), tokenizers.Tokenizer.from_str(bytes_tokenizer().to_json())])
+def test_documents_and_a_tokenizer_given_as_objects_are_trained_on_and_resumed(
+    given: Tokenizer | tokenizers.Tokenizer, corpus: str, tmp_path: Path
+) -> None:
+    def objects() -> Text:
+        return text(list(WORDS), tokenizer=given)
+
+    whole = first(objects(), 10)
+    assert torch.equal(whole, first(text(corpus), 10))
+    trained(objects(), tmp_path, max_steps=4, callbacks=[SaveWhen("on_train_end", tmp_path / "x.ckpt")])
+    assert torch.equal(trained(objects(), tmp_path, ckpt_path=tmp_path / "x.ckpt", max_steps=10), whole[16:])
+    options = torch.load(tmp_path / "x.ckpt", weights_only=True)["datamodule_hyper_parameters"]
+    assert (options["corpus"], options["tokenizer"]) == ("60 given documents", "given")
+    assert Text(list(WORDS), tokenizer=str(tmp_path / "x.ckpt")).tokenizer == text(corpus).tokenizer
+
+
+def test_other_documents_given_start_anew_and_another_tokenizer_is_refused() -> None:
+    state = text(list(WORDS)).state_dict() | {"samples_seen": 8}
+    for documents, seen in ((WORDS, 8), (["other text\n" * 200], 0)):
+        data = text(list(documents))
+        data.load_state_dict(state)
+        assert data.samples_seen == seen
+    with pytest.raises(UsageError, match=r"tokenizer='given' .* is not the tokenizer this checkpoint was trained with"):
+        text(list(WORDS), tokenizer=train_bpe(WORDS, 300)).load_state_dict(state)
+
+
+def test_a_tokenizer_given_keeps_its_own_settings() -> None:
+    raw = tokenizers.Tokenizer.from_str(bytes_tokenizer().to_json())
+    raw.enable_truncation(3)
+    assert text(list(WORDS), tokenizer=raw).token_file("validation").tokens > 3 * 6
+    assert raw.truncation["max_length"] == 3
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [([1, "text"], r"corpus\[0\] is a int: give documents as strings"), ([], "corpus='0 given documents' has no text")],
+)
+def test_a_list_that_is_no_documents_is_refused(documents: list, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        text(documents).setup("fit")
+
+
+def test_isolated_documents_begin_with_the_end_of_the_one_before(corpus: str) -> None:
+    assert text(corpus).start_token is None
+    assert text(corpus, isolate_documents=True).start_token == 256
+
+
+def test_all_options_but_those_that_number_tokens_may_change_on_resuming() -> None:
+    assert set(inspect.signature(Text).parameters) - Text.changeable_options == {"tokenizer", "vocab_size"}
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"block_size": 8}, {"bos": True}])
 def test_another_order_starts_anew_and_says_so(corpus: str, change: dict, caplog: pytest.LogCaptureFixture) -> None:
     state = text(corpus).state_dict() | {"samples_seen": 8}
@@ -327,9 +383,9 @@ def test_the_numbers_about_the_text_are_right(corpus: str) -> None:
     data = text(corpus)
     validation = sum(len(word.encode()) for word in WORDS[9::10])
     assert (data.vocab_size, data.end) == (257, 256)
-    assert data.val_tokens == validation + 6
+    assert data.token_file("validation").tokens == validation + 6
     test = sum(len(word.encode()) for word in WORDS[4::10])
-    assert data.train_tokens == sum(len(word.encode()) for word in WORDS) - validation - test + 48
+    assert data.token_file("train").tokens == sum(len(word.encode()) for word in WORDS) - validation - test + 48
     assert data.bytes_per_token == validation / (validation + 6)
 
 

@@ -90,7 +90,7 @@ def test_a_long_document_is_encoded_in_pieces_and_still_one(tmp_path: Path, monk
 def build_together(corpus: str, cache: str, start: Barrier) -> None:
     start.wait()
     prepared = PreparedText(corpus, vocab_size=300, cache_dir=cache)
-    assert prepared.train.open().size == prepared.train.tokens
+    assert prepared.tokens("train").open().size == prepared.tokens("train").tokens
 
 
 def test_two_processes_that_start_together_build_one_cache(tmp_path: Path) -> None:

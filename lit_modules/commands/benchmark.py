@@ -1,6 +1,5 @@
 """The command `benchmark`: measures, shows a table, and keeps a CSV and a picture of it."""
 
-import csv
 import os
 import platform
 from collections.abc import Sequence
@@ -8,11 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
+from lightning_fabric.utilities.throughput import get_available_flops
 from tqdm import tqdm
 
-from lit_modules.commands.peers import peers
+from lit_modules.commands import plots
+from lit_modules.commands.peers import peers as known_peers
+from lit_modules.commands.table import MISSING, number
+from lit_modules.console import short_path
 from lit_modules.training.mixer_config import as_config, complete
+from lit_modules.training.precision import device as device_of
 from mixers import available
 from mixers.benchmark import Case, Phase, Row, Target, layer, measure, model, train_flops
 from mixers.checks import UsageError, at_least
@@ -20,68 +25,101 @@ from mixers.model import MixerFactory
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-# Dense bfloat16 operations a second of a whole GPU, by a part of its name (NVIDIA's data sheets, SXM).
-PEAK_FLOPS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
-GIB, MIB = 2**30, 2**20
+MIB, MILLISECOND = 2**20, 1e-3
 
 
 def benchmark(
-    what: Phase,
-    mixers: Sequence[MixerFactory] | None,
-    settings: Sequence[Case],
+    phase: Phase,
     *,
-    whole_model: bool,
-    with_peers: bool,
-    rounds: int,
-    repeats: int,
-    folder: Path,
+    mixers: list[MixerFactory] | None = None,
+    lengths: list[int] = [512, 1024, 2048],  # noqa: B006  (jsonargparse shows and copies it)
+    batch_sizes: list[int] = [1],  # noqa: B006
+    dim: int = 1024,
+    depth: int = 16,
+    vocab_size: int = 50257,
+    whole_model: bool = False,
+    dtype: Dtype = "float32",
+    compile: bool = False,
+    peers: bool = True,
+    rounds: int = 3,
+    repeats: int = 3,
+    accelerator: str = "auto",
+    root: str = "runs",
 ) -> None:
-    """Measures mixers and peers at settings."""
-    made, mixers = model if whole_model else layer, mixers or list(available().values())
-    for mixer in mixers:
+    """Measures time and memory by length, of one layer or the whole model.
+
+    Args:
+        phase: What to measure: `train` is a training step, `prefill` the reading of a prompt, `decode` one more token
+            after it.
+        mixers: The mixers to measure; by default all.
+        lengths: Tokens trained on or read, one measurement for each number.
+        batch_sizes: Sequences at once; each is measured at each length.
+        dim: Width.
+        depth: Number of blocks of the whole model.
+        vocab_size: Number of distinct tokens of the whole model.
+        whole_model: Whether to measure the language model instead of one layer.
+        dtype: Number format; in training, half precision means autocast over float32 weights.
+        compile: Whether to use torch.compile.
+        peers: Whether to measure other people's layers and models, too, as far as they are installed.
+        rounds: How often each mixer gets its turn at a length.
+        repeats: Timed runs in a turn.
+        accelerator: The hardware: `auto`, `cpu`, `gpu` or `mps`.
+        root: The folder of all runs; results go to a new folder in its `benchmark`.
+
+    Raises:
+        UsageError: A number is out of range, a width does not suit a mixer, or the hardware is not there.
+    """
+    check(lengths=lengths, batch_sizes=batch_sizes, rounds=[rounds], repeats=[repeats])
+    wanted, made = mixers or list(available().values()), model if whole_model else layer
+    for mixer in wanted:
         with torch.device("meta"):
-            mixer(settings[0].dim)  # a width that does not suit it is an error before anything is written
-    subjects: dict[str, Target] = {label(mixer): made(mixer) for mixer in mixers}
-    if with_peers:
-        subjects |= peers(whole_model, settings[0].device)
-    title = f"{what}, {'whole model' if whole_model else 'one layer'}"
-    record(what, subjects, settings, title=title, rounds=rounds, repeats=repeats, folder=folder)
+            mixer(dim)  # a width that does not suit it is an error before anything is written
+    device = device_of(accelerator)
+    targets: dict[str, Target] = {label(mixer): made(mixer) for mixer in wanted}
+    if peers:
+        targets |= known_peers(whole_model, device)
+    folder = new_folder(root, phase)
+    cases = [
+        Case(length, size, dim, depth, vocab_size, dtype=getattr(torch, dtype), device=device, compiled=compile)
+        for size in batch_sizes
+        for length in lengths
+    ]
+    title = f"{phase}, {'whole model' if whole_model else 'one layer'}"
+    record(phase, targets, cases, title=title, rounds=rounds, repeats=repeats, folder=folder)
+    print(f"table: {short_path(folder / 'rows.csv')}\npicture: {short_path(folder / 'curves.png')}")
 
 
 def record(
-    what: Phase,
-    subjects: dict[str, Target],
-    settings: Sequence[Case],
+    phase: Phase,
+    targets: dict[str, Target],
+    cases: Sequence[Case],
     *,
     title: str,
     rounds: int,
     repeats: int,
     folder: Path,
 ) -> None:
-    """Measures subjects at settings into a folder; rows are kept as they come, so that a stop loses none."""
-    from lit_modules.commands import plots  # matplotlib is slow to load, and no other command draws
-
-    about, rows = machine(settings[0].device), []
-    title = f"{title}, {str(settings[0].dtype).removeprefix('torch.')}, {about['device']}"
+    """Measures targets into a folder; rows are kept as they come, so that a stop loses none."""
+    about = machine(cases[0].device)
+    rows: list[Row] = []
+    title = f"{title}, {str(cases[0].dtype).removeprefix('torch.')}, {about['device']}"
     folder.mkdir(parents=True)
-    print(f"{title}, torch {about['torch']}\n{_line(HEADINGS)}", flush=True)
-    turns = len(settings) * rounds * len(subjects)
+    print(f"{title}, torch {about['torch']}\n{LEGEND}\n{_line(HEADINGS)}", flush=True)
+    turns = len(cases) * rounds * len(targets)
     with (
         (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file,
         tqdm(total=turns, unit="turn", leave=False, disable=None) as bar,
     ):
-        writer = csv.DictWriter(file, [*_record(Row(what, "", settings[0])), *about])
-        writer.writeheader()
 
         def progress(name: str) -> None:
             bar.set_postfix_str(name, refresh=False)
             bar.update()
 
-        for row in measure(what, subjects, settings, rounds=rounds, repeats=repeats, progress=progress):
-            if what == "train":
-                row = row._replace(flops=train_flops(subjects[row.subject], row.setting))
+        for row in measure(phase, targets, cases, rounds=rounds, repeats=repeats, progress=progress):
+            if phase == "train":
+                row = row._replace(flops=train_flops(targets[row.subject], row.setting))
+            pd.DataFrame([_record(row, about)]).to_csv(file, header=not rows, index=False)
             rows.append(row)
-            writer.writerow(_record(row) | about)
             file.flush()
             with bar.external_write_mode():
                 print(_line(_shown(row)), flush=True)
@@ -89,7 +127,7 @@ def record(
 
 
 def check(**numbers: Sequence[int]) -> None:
-    """Raises ValueError for a list that is empty or has a number below 1."""
+    """Raises UsageError for a list that is empty or has a number below 1."""
     for name, values in numbers.items():
         if not values:
             raise UsageError(f"{name}={list(values)} is empty: write at least one number.")
@@ -105,7 +143,7 @@ def label(mixer: MixerFactory) -> str:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Phase measured, and when."""
+    """What measured, and when."""
     gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if gpu else f"{processor()}, {torch.get_num_threads()} threads",
@@ -124,60 +162,49 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def new_folder(root: str | os.PathLike[str], what: Phase) -> Path:
-    """A folder for the results that nothing is in yet: `root`/benchmark/`what`_0, or the next number."""
+def new_folder(root: str | os.PathLike[str], phase: Phase) -> Path:
+    """A folder for the results that nothing is in yet: `root`/benchmark/`phase`_0, or the next number."""
     number, parent = 0, Path(root) / "benchmark"
-    while (parent / f"{what}_{number}").exists():
+    while (parent / f"{phase}_{number}").exists():
         number += 1
-    return parent / f"{what}_{number}"
+    return parent / f"{phase}_{number}"
 
 
 def utilisation(row: Row) -> float | None:
-    """Model FLOP utilisation: operations a second in training, as a part of what the GPU is sold for."""
+    """Model FLOPs utilisation (MFU): operations per second in training, as a part of what the GPU is sold for."""
     at = row.setting
     if row.flops is None or row.seconds is None or at.device.type != "cuda" or at.dtype == torch.float32:
         return None
-    name = torch.cuda.get_device_name(at.device)
-    peak = next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    peak = get_available_flops(at.device, at.dtype)
     return row.flops / row.seconds / peak if peak else None
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row, about: dict[str, str]) -> dict[str, Any]:
     """A row of the CSV."""
-    at = row.setting
-    measured = {name: value for name, value in row._asdict().items() if name not in ("what", "subject", "setting")}
-    return {
-        "what": row.what,
-        "subject": row.subject,
-        "length": at.length,
-        "batch_size": at.batch_size,
-        "dim": at.dim,
-        "depth": at.depth,
-        "vocab_size": at.vocab_size,
-        "dtype": str(at.dtype).removeprefix("torch."),
-        "compiled": at.compiled,
-        **{name: "" if value is None else value for name, value in measured.items()},
-        "utilisation": utilisation(row) or "",
-    }
+    measured = row._asdict()
+    at: Case = measured.pop("setting")
+    dtype = str(at.dtype).removeprefix("torch.")
+    return measured | at._asdict() | {"dtype": dtype, "utilisation": utilisation(row)} | about
 
 
-HEADINGS = ("subject", "length", "batch", "ms", "fastest to slowest", "tokens/s", "memory MiB", "MFU", "state MiB")
+LEGEND = "Higher is better of tokens/s and MFU (model FLOPs utilisation), lower of time and memory."
+HEADINGS = ("mixer", "length", "batch", "ms", "fastest to slowest", "tokens/s", "memory MiB", "MFU", "state MiB")
 WIDTHS = (28, 8, 6, 10, 22, 12, 11, 6, 10)
 
 
 def _shown(row: Row) -> tuple[str, ...]:
     at, used = row.setting, utilisation(row)
     place = (row.subject, f"{at.length:,}", str(at.batch_size))
-    if row.seconds is None or row.fastest is None or row.slowest is None:
+    if row.seconds is None:
         return (*place, row.note)
     return (
         *place,
-        f"{1e3 * row.seconds:,.2f}",
-        f"{1e3 * row.fastest:,.2f} to {1e3 * row.slowest:,.2f}",
-        f"{row.tokens_per_second:,.0f}",
-        "" if row.peak_bytes is None else f"{row.peak_bytes / MIB:,.1f}",
-        "" if used is None else f"{used:.0%}",
-        "" if row.state_bytes is None else f"{row.state_bytes / MIB:,.2f}",
+        number(row.seconds, MILLISECOND),
+        f"{number(row.fastest, MILLISECOND)} to {number(row.slowest, MILLISECOND)}",
+        number(row.tokens_per_second),
+        number(row.peak_bytes, MIB),
+        MISSING if used is None else f"{used:.0%}",
+        number(row.state_bytes, MIB),
     )
 
 

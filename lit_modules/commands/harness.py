@@ -1,22 +1,17 @@
-"""Checkpoints in EleutherAI's lm-evaluation-harness.
-
-python -m lit_modules.commands.harness --ckpt_path=last --tasks=[...]
-"""
+"""Checkpoints as models of EleutherAI's lm-evaluation-harness."""
 
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
-from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
-from lm_eval.tasks import TaskManager
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, make_table
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lit_modules.evaluation.completion import Sampling, complete
 from lit_modules.evaluation.continuations import likelihoods
 from lit_modules.training import checkpoint
+from lit_modules.training.precision import device_kind
 from mixers.checks import at_least
 
 MAX_TOKENS = 256  # of a text for which a task names no number, as in the harness's own models
@@ -31,7 +26,7 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     Args:
         ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
         root: The folder of all runs.
-        device: Where to run; by default on a GPU if there is one.
+        device: The torch device to run on; by default a GPU if there is one.
         batch_size: Requests at once.
         max_length: Most tokens that are read at once.
 
@@ -50,9 +45,9 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size, max_length=1 if max_length is None else max_length)
-        self.model, self._tokens = checkpoint.load_for_text(checkpoint.find(ckpt_path, root))
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model.to(self._device).eval()
+        self.model, self._tokens = checkpoint.load(ckpt_path, root=root)
+        self._device = torch.device(device or device_kind("auto"))
+        self.model.to(self._device)
         self.batch_size, self.max_length = batch_size, max_length
 
     @property
@@ -107,36 +102,6 @@ class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         return [make_disjoint_window(window) for window in windows]
 
 
-def evaluate(
-    tasks: list[str],
-    *,
-    ckpt_path: str = "last",
-    root: str = "runs",
-    device: str | None = None,
-    batch_size: int = 8,
-    max_length: int | None = None,
-    num_fewshot: int | None = None,
-    limit: int | None = None,
-    include_path: str | None = None,
-) -> None:
-    """Scores a checkpoint on tasks of the lm-evaluation-harness and prints its table.
-
-    Args:
-        tasks: Names of tasks.
-        ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
-        root: The folder of all runs.
-        device: Where to run; by default on a GPU if there is one.
-        batch_size: Requests at once.
-        max_length: Most tokens that are read at once; by default all there are.
-        num_fewshot: Examples before each question; by default as the task has it.
-        limit: Questions of each task; by default all.
-        include_path: A folder with tasks of your own.
-    """
-    model = HarnessLM(ckpt_path, root=root, device=device, batch_size=batch_size, max_length=max_length)
-    manager = TaskManager(include_path=include_path)
-    print(make_table(simple_evaluate(model, tasks=tasks, num_fewshot=num_fewshot, limit=limit, task_manager=manager)))
-
-
 def _sampling(options: dict[str, Any]) -> Sampling:
     """How a request wants its text written: by the likeliest tokens, unless it asks to sample."""
     until = options.get("until") or []
@@ -147,7 +112,3 @@ def _sampling(options: dict[str, Any]) -> Sampling:
         top_p=options.get("top_p"),
         stop=(until,) if isinstance(until, str) else tuple(until),
     )
-
-
-if __name__ == "__main__":
-    auto_cli(evaluate, as_positional=False)

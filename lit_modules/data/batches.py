@@ -19,27 +19,27 @@ class Blocks(Dataset[Tensor]):
     Args:
         file: The tokens.
         block_size: Tokens to predict in a block, B.
-        first: The id to put before each block; without it a block starts with the last token of the one before.
+        bos_token: The id to put before each block; without it a block starts with the last token of the one before.
     """
 
-    def __init__(self, file: TokenFile, *, block_size: int, first: int | None = None) -> None:
+    def __init__(self, file: TokenFile, *, block_size: int, bos_token: int | None = None) -> None:
         self.file = file
         self.block_size = block_size
-        self.first = first
+        self.bos_token = bos_token
 
     @property
-    def time(self) -> int:
+    def length(self) -> int:
         """How many tokens of a block are predicted."""
         return self.block_size
 
     def __len__(self) -> int:
-        return (self.file.tokens - (self.first is None)) // self.block_size
+        return (self.file.tokens - (self.bos_token is None)) // self.block_size
 
     def __getitem__(self, index: int) -> Tensor:
         """Block `index`: (B + 1,), int64."""
         start = index * self.block_size
-        tokens = self._tokens[start : start + self.block_size + (self.first is None)].astype(np.int64)
-        return torch.from_numpy(tokens if self.first is None else np.insert(tokens, 0, self.first))
+        tokens = self._tokens[start : start + self.block_size + (self.bos_token is None)].astype(np.int64)
+        return torch.from_numpy(tokens if self.bos_token is None else np.insert(tokens, 0, self.bos_token))
 
     @cached_property
     def _tokens(self) -> np.ndarray:
@@ -56,21 +56,21 @@ class Windows(Blocks):
         file: The tokens.
         window: Tokens of a window, of which none is in two.
         context: Tokens at its end that are read and predicted.
-        first: The id to put before each end; without it an end starts with the token before it.
+        bos_token: The id to put before each end; without it an end starts with the token before it.
     """
 
-    def __init__(self, file: TokenFile, window: int, *, context: int, first: int | None = None) -> None:
-        super().__init__(file, block_size=window, first=first)
+    def __init__(self, file: TokenFile, window: int, *, context: int, bos_token: int | None = None) -> None:
+        super().__init__(file, block_size=window, bos_token=bos_token)
         self.context = context
 
     @property
-    def time(self) -> int:
+    def length(self) -> int:
         return self.context
 
     def __getitem__(self, index: int) -> Tensor:
         """The end of window `index`: (context + 1,), int64."""
         window = super().__getitem__(index)
-        before = window[-self.context - 1 : -self.context] if self.first is None else window[:1]
+        before = window[-self.context - 1 : -self.context] if self.bos_token is None else window[:1]
         return torch.cat([before, window[-self.context :]])
 
 
@@ -81,7 +81,7 @@ class Loader(Iterable[Tensor]):
 
     Args:
         blocks: What to load.
-        batches: Gives the block numbers of each batch, anew for each iteration.
+        batches: Gives the block indices of each batch, anew for each iteration.
         num_workers: Processes that load; they do not change the order.
     """
 
@@ -91,35 +91,23 @@ class Loader(Iterable[Tensor]):
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(
-            DataLoader(
-                self.blocks,
-                batch_sampler=self.batches(),
-                num_workers=self.num_workers,
-                pin_memory=torch.cuda.is_available(),
-            )
-        )
+        sampler, pin = self.batches(), torch.cuda.is_available()
+        return iter(DataLoader(self.blocks, batch_sampler=sampler, num_workers=self.num_workers, pin_memory=pin))
 
 
 class SizedLoader(Loader):
-    """Batches of blocks that come to an end.
-
-    Args:
-        blocks: What to load.
-        batches: The block numbers of each batch.
-        num_workers: Processes that load; they do not change the order.
-    """
+    """A `Loader` that comes to an end: of these batches, each the indices of its blocks."""
 
     def __init__(self, blocks: Blocks, batches: list[list[int]], *, num_workers: int = 0) -> None:
         super().__init__(blocks, lambda: batches, num_workers=num_workers)
-        self.numbers = batches
+        self.indices = batches
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.indices)
 
 
-def shuffled(blocks: int, *, seed: int, start: int) -> Iterator[int]:
-    """Block numbers without end from sample `start` on: every epoch all blocks, in an order of its own."""
+def shuffled_indices(blocks: int, *, seed: int, start: int) -> Iterator[int]:
+    """Block indices without end from sample `start` on: every epoch all blocks, in an order of its own."""
     epoch, offset = divmod(start, blocks)
     while True:
         for index in np.random.default_rng([seed, epoch]).permutation(blocks)[offset:]:
@@ -127,14 +115,14 @@ def shuffled(blocks: int, *, seed: int, start: int) -> Iterator[int]:
         epoch, offset = epoch + 1, 0
 
 
-def shares(samples: Iterator[int], *, batch_size: int, rank: int, world_size: int) -> Iterator[list[int]]:
+def rank_batches(samples: Iterator[int], *, batch_size: int, rank: int, world_size: int) -> Iterator[list[int]]:
     """The part that one process has in each batch of all processes together: the rank-th of equal parts."""
     each = batch_size // world_size
     while batch := list(islice(samples, batch_size)):
         yield batch[rank * each : (rank + 1) * each]
 
 
-def in_order(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+def sequential_batches(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
     """All blocks once: each process has every world_size-th, in batches of its share of `batch_size`.
 
     The processes have equally many batches, as long as each has a block, since those that share one sharded model wait

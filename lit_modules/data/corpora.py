@@ -18,7 +18,7 @@ Documents = Callable[[], Iterable[str]]
 # Of every ten documents one is for validation and one for the test; of fewer documents, the last tenths of the text.
 PERIOD = 10
 HELD_OUT = {9: "validation", 4: "test"}  # places in ten
-SHARES = {"train": PERIOD - len(HELD_OUT), "test": 1, "validation": 1}  # tenths of a short text, in its order
+TENTHS = {"train": PERIOD - len(HELD_OUT), "test": 1, "validation": 1}  # of a short text, in its order
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Corpus:
     Args:
         name: What the user called it.
         key: A digest that changes whenever the documents do.
-        splits: For each of "train", "validation", "test" and "unseen", what gives its documents, each time anew. The
+        splits: For each of "train", "validation", "test" and "unseen", a function that gives its documents. The
             last is for testing what was trained on other text: the corpus's own test split, or else all of it.
     """
 
@@ -45,23 +45,18 @@ class Corpus:
         if split not in self.splits:
             there = ", ".join(name for name in self.splits if name != "unseen")
             raise UsageError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
-        return self._documents(split)
-
-    def _documents(self, split: str) -> Iterator[str]:
-        empty = True
-        for document in _with_text(self.splits[split]()):
-            empty = False
-            yield document
-        if empty:
+        documents = _with_text(self.splits[split]())
+        if (first := next(documents, None)) is None:
             raise UsageError(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
+        return chain([first], documents)
 
 
-def load_corpus(name: str, *, text_field: str = "text", cache_dir: Path) -> Corpus:
-    """The corpus of that name.
+def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: Path) -> Corpus:
+    """The corpus of that name, or of the documents given.
 
     Args:
         name: A packaged corpus; else an existing file or folder; else a data set of the Hub, `owner/name` or
-            `owner/name:config`.
+            `owner/name:config`; or a list of documents.
         text_field: The field of a row that holds its text, in .jsonl and .parquet files and data sets.
         cache_dir: The folder that keeps what the `datasets` library prepares.
 
@@ -69,6 +64,8 @@ def load_corpus(name: str, *, text_field: str = "text", cache_dir: Path) -> Corp
         FileNotFoundError: If there is no such file or folder, nothing readable in it, or a package is missing.
         ValueError: If the name is not known, or there is no such field.
     """
+    if not isinstance(name, str):
+        return _from_list(name)
     path = Path(name).expanduser()
     if name in PACKAGED:
         return _packaged(name)
@@ -86,6 +83,11 @@ def load_corpus(name: str, *, text_field: str = "text", cache_dir: Path) -> Corp
     return _on_the_hub(name, text_field, cache_dir)
 
 
+def corpus_name(corpus: str | list[str]) -> str:
+    """What messages and tables call a corpus."""
+    return corpus if isinstance(corpus, str) else f"{len(corpus)} given documents"
+
+
 def split_documents(documents: Documents, missing: Collection[str] = ("validation", "test")) -> dict[str, Documents]:
     """Of every ten documents the fifth for the test and the last for validation, the rest for training.
 
@@ -96,48 +98,57 @@ def split_documents(documents: Documents, missing: Collection[str] = ("validatio
         documents: Gives all of them.
         missing: The splits wanted beside training, of "validation" and "test".
     """
-    return {split: partial(_part, documents, missing, split) for split in SHARES if split in ("train", *missing)}
+    return {
+        split: partial(_documents_of, split, documents, missing) for split in TENTHS if split in ("train", *missing)
+    }
 
 
 def _split_all(documents: Documents) -> dict[str, Documents]:
     return {**split_documents(documents), "unseen": documents}
 
 
-def _part(documents: Documents, missing: Collection[str], split: str) -> Iterator[str]:
-    return (document for owner, document in _dealt(_with_text(documents()), missing) if owner == split)
+def _documents_of(split: str, documents: Documents, missing: Collection[str]) -> Iterator[str]:
+    return (document for owner, document in _assigned(_with_text(documents()), missing) if owner == split)
 
 
 def _with_text(documents: Iterable[str]) -> Iterator[str]:
     return (document for document in documents if document and not document.isspace())
 
 
-def _dealt(documents: Iterator[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
+def _assigned(documents: Iterator[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
     """Pairs of a split and a document of it."""
     first = list(islice(documents, PERIOD))
     if len(first) < PERIOD:
-        yield from _cut(first, missing)
+        yield from _cut_in_tenths(first, missing)
         return
     for index, document in enumerate(chain(first, documents)):
-        owner = HELD_OUT.get(index % PERIOD, "train")
-        yield owner if owner in missing else "train", document
+        split = HELD_OUT.get(index % PERIOD, "train")
+        yield split if split in missing else "train", document
 
 
-def _cut(documents: list[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
-    """`_dealt` of a short text, in its order."""
-    shares = {split: share for split, share in SHARES.items() if split in missing}
-    shares = {"train": PERIOD - sum(shares.values()), **shares}
+def _cut_in_tenths(documents: list[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
+    """`_assigned` for a short text, in its order."""
+    tenths = {split: share for split, share in TENTHS.items() if split in missing}
+    tenths = {"train": PERIOD - sum(tenths.values()), **tenths}
     total = sum(map(len, documents))
-    rooms = [(split, total * share // PERIOD) for split, share in shares.items()]
-    rooms[-1] = (rooms[-1][0], total)  # and what rounding left
-    split, room = rooms.pop(0)
+    lengths = [(split, total * share // PERIOD) for split, share in tenths.items()]
+    lengths[-1] = (lengths[-1][0], total)  # and what rounding left
+    split, left = lengths.pop(0)
     for document in documents:
-        while len(document) > room and rooms:
-            cut = document.rfind("\n", 0, room) + 1 or room
+        while len(document) > left and lengths:
+            cut = document.rfind("\n", 0, left) + 1 or left
             yield split, document[:cut]
             document = document[cut:]
-            split, room = rooms.pop(0)
+            split, left = lengths.pop(0)
         yield split, document
-        room -= len(document)
+        left -= len(document)
+
+
+def _from_list(documents: list[str]) -> Corpus:
+    for index, document in enumerate(documents):
+        if not isinstance(document, str):
+            raise UsageError(f"corpus[{index}] is a {type(document).__name__}: give documents as strings.")
+    return Corpus(corpus_name(documents), _digest(documents), _split_all(lambda: documents))
 
 
 def _packaged(name: str) -> Corpus:
@@ -177,12 +188,12 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
             f"'owner/name' or 'owner/name:config', a path, or one of {', '.join(PACKAGED)}."
         ) from error
     own: dict[str, Documents] = {}
-    for split in sorted(found.keys() & SHARES.keys()):
+    for split in sorted(found.keys() & TENTHS.keys()):
         check_field(found[split].column_names, text_field, f"corpus={name!r}")
         own[split] = partial(read_rows, found[split], text_field, f"corpus={name!r}")
     if not own:
         raise UsageError(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
-    splits = split_documents(own["train"], SHARES.keys() - own.keys()) if "train" in own else {}
+    splits = split_documents(own["train"], TENTHS.keys() - own.keys()) if "train" in own else {}
     splits |= {split: documents for split, documents in own.items() if split != "train"}
     splits["unseen"] = own.get("test") or (lambda: chain.from_iterable(part() for part in own.values()))
     # The folders that the library prepares rows in are named after the data set's revision on the Hub.

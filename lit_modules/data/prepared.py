@@ -1,11 +1,14 @@
 """A corpus with its tokenizer and its token files, ready to be cut into blocks; all without Lightning."""
 
 import hashlib
+import os
 from functools import cached_property
 from pathlib import Path
 
+import tokenizers
+
 from lit_modules.data.cache import built_once, default_cache, replace_text
-from lit_modules.data.corpora import Corpus, load_corpus
+from lit_modules.data.corpora import Corpus, corpus_name, load_corpus
 from lit_modules.data.token_file import TokenFile, token_file
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, read_tokenizer, train_bpe
 
@@ -16,7 +19,7 @@ class PreparedText:
     """A corpus in tokens. Each part is made when first asked for, and kept in a cache.
 
     Args:
-        corpus: A name or path, as `load_corpus` takes it.
+        corpus: A name or path, as `load_corpus` takes it, or the documents themselves.
         text_field: The field of a row that holds its text.
         tokenizer: `bpe`, `bytes`, what `read_tokenizer` takes, or a tokenizer itself.
         vocab_size: How many ids the `bpe` tokenizer is to have.
@@ -25,23 +28,36 @@ class PreparedText:
 
     def __init__(
         self,
-        corpus: str,
+        corpus: str | list[str],
         *,
         text_field: str = "text",
-        tokenizer: str | Tokenizer = "bpe",
+        tokenizer: str | Tokenizer | tokenizers.Tokenizer = "bpe",
         vocab_size: int = 8192,
         cache_dir: str | None = None,
     ) -> None:
-        self._name = corpus
+        if isinstance(tokenizer, tokenizers.Tokenizer):
+            tokenizer = Tokenizer.from_json(tokenizer.to_str())  # a copy, since ours changes settings
+        self._source = os.fspath(corpus) if isinstance(corpus, str | os.PathLike) else list(corpus)
         self._text_field = text_field
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)
         self._bpe_size = vocab_size
+        self._files: dict[str, TokenFile] = {}
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
+
+    @property
+    def name(self) -> str:
+        """What messages, tables and checkpoints call the corpus."""
+        return corpus_name(self._source)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What messages and checkpoints call the tokenizer."""
+        return "given" if isinstance(self._tokenizer, Tokenizer) else self._tokenizer
 
     @cached_property
     def corpus(self) -> Corpus:
         """The documents."""
-        return load_corpus(self._name, text_field=self._text_field, cache_dir=self.cache_dir)
+        return load_corpus(self._source, text_field=self._text_field, cache_dir=self.cache_dir)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -57,29 +73,12 @@ class PreparedText:
             case name:
                 return read_tokenizer(name, cache_dir=self.cache_dir)
 
-    @cached_property
-    def train(self) -> TokenFile:
-        """The tokens of the training split."""
-        return self._tokens("train")
-
-    @cached_property
-    def validation(self) -> TokenFile:
-        """The tokens of the validation split."""
-        return self._tokens("validation")
-
-    @cached_property
-    def test(self) -> TokenFile:
-        """The tokens of the test split."""
-        return self._tokens("test")
-
-    @cached_property
-    def unseen(self) -> TokenFile:
-        """The tokens of all that a model trained on other text is tested on."""
-        return self._tokens("unseen")
-
-    def _tokens(self, split: str) -> TokenFile:
-        path = self._cached("tokens", self.corpus.key, split, self.tokenizer.to_json(), suffix=".bin")
-        return token_file(path, lambda: self.corpus.documents(split), self.tokenizer)
+    def tokens(self, split: str) -> TokenFile:
+        """The tokens of a split: "train", "validation", "test" or "unseen", as a `Corpus` has them."""
+        if split not in self._files:
+            path = self._cached("tokens", self.corpus.key, split, self.tokenizer.to_json(), suffix=".bin")
+            self._files[split] = token_file(path, lambda: self.corpus.documents(split), self.tokenizer)
+        return self._files[split]
 
     def _train_tokenizer(self, path: Path) -> Tokenizer:
         tokenizer = train_bpe(self.corpus.documents("train"), self._bpe_size)
@@ -87,7 +86,7 @@ class PreparedText:
         return tokenizer
 
     def _cached(self, folder: str, *facts: str, suffix: str) -> Path:
-        """The place of what the facts determine."""
+        """The path of a file that depends on these facts alone."""
         digest = hashlib.sha256("\0".join((LAYOUT, *facts)).encode()).hexdigest()
         return self.cache_dir / folder / (digest + suffix)
 

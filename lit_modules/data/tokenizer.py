@@ -1,14 +1,17 @@
 """Text to token ids and back, and where tokenizers come from."""
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
+from jsonargparse.typing import register_type
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -61,6 +64,13 @@ class Tokenizer:
         """The text of some ids; bytes that are not UTF-8 become replacement characters."""
         return self._inner.decode(ids, skip_special_tokens=False)
 
+    def decode_stream(self) -> Callable[[int], str | None]:
+        """A function that decodes ids one after another: the text an id completes, None while a character lacks bytes.
+
+        Each step decodes again only the ids since the last text but one, so its cost does not grow with the text.
+        """
+        return partial(DecodeStream(skip_special_tokens=False).step, self._inner)
+
     def name_lengths(self) -> np.ndarray:
         """The characters in each id's name, 0 for `end`: (vocab_size,). Byte-level tokenizers name a byte by one."""
         lengths = np.zeros(self.vocab_size, np.int64)
@@ -96,6 +106,10 @@ class Tokenizer:
         return type(self).from_json, (self.to_json(),)
 
 
+for tokenizer_class in (Tokenizer, tokenizers.Tokenizer):
+    register_type(tokenizer_class)  # or a command line would offer their constructors beside the names of tokenizers
+
+
 def pieces(document: str) -> Iterator[str]:
     """The document in pieces of at most PIECE characters, cut at line ends where there are any."""
     start = 0
@@ -108,7 +122,11 @@ def pieces(document: str) -> Iterator[str]:
 
 def bytes_tokenizer() -> Tokenizer:
     """One id per byte, which is the byte, and 256 for the end of text."""
-    inner = _byte_level(BPE(vocab={_symbol(byte): byte for byte in range(BYTES)}, merges=[]), words=False)
+    # Byte-level tokenizers write a byte as its Latin-1 character if that is visible, else as the next one from U+0100.
+    symbols = sorted(ByteLevel.alphabet())
+    others = iter([symbol for symbol in symbols if ord(symbol) >= BYTES])
+    vocabulary = {chr(byte) if chr(byte) in symbols else next(others): byte for byte in range(BYTES)}
+    inner = _byte_level(BPE(vocab=vocabulary, merges=[]), words=False)
     inner.add_special_tokens([END])
     return Tokenizer(inner)
 
@@ -168,14 +186,6 @@ def _byte_level(model: BPE, *, words: bool) -> tokenizers.Tokenizer:
     inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=words)
     inner.decoder = ByteLevelDecoder()
     return inner
-
-
-def _symbol(byte: int) -> str:
-    """The visible character by which byte-level tokenizers write a byte, as GPT-2's did first."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    if byte in visible:
-        return chr(byte)
-    return chr(BYTES + [other for other in range(BYTES) if other not in visible].index(byte))
 
 
 def _in_checkpoint(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Text in, text out: generation as a reader sees it."""
+"""Completions of prompts: text in, text out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,14 @@ from mixers import LanguageModel
 from mixers.checks import UsageError, at_least
 from mixers.model.generate import check_sampling, generate
 
-CUT = "\N{REPLACEMENT CHARACTER}"  # what a character decodes to while some of its bytes are still to come
-
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, and where a text ends.
+    """How tokens are sampled, and where a text ends.
 
     Args:
         max_tokens: Most tokens to add to a text.
-        temperature: How freely tokens are drawn: 0 always takes the likeliest, 1 draws as the model predicts.
+        temperature: 0 always takes the likeliest token, 1 draws as the model predicts.
         top_k: Draw from this many of the likeliest tokens only.
         top_p: Draw from the likeliest tokens that together have this probability only.
         seed: Seed of the random numbers.
@@ -53,70 +51,58 @@ class Completion:
 
     def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()):
         self.tokenizer, self.stop = tokenizer, stop
-        self.tokens: list[int] = []
-        self.shown = 0  # characters given out
         self.done = False
+        self._decode = tokenizer.decode_stream()
+        self._undecoded: list[int] = []  # tokens of a character that lacks bytes
+        self._held_back = ""  # text that may turn out to be the beginning of a stop string
 
     def add(self, token: int) -> str:
-        """The text that is certain now and was not before."""
-        if token == self.tokenizer.end:
+        """The text that is certain now and was not before; nothing once the text has ended."""
+        if self.done or token == self.tokenizer.end:
             return self.finish()
-        self.tokens.append(token)
-        text = self.tokenizer.decode(self.tokens)
-        ends = [place for stop in self.stop if (place := text.find(stop)) >= 0]
-        if ends:
+        self._undecoded.append(token)
+        decoded = self._decode(token)
+        if decoded is None:
+            return ""
+        self._undecoded.clear()
+        text = self._held_back + decoded
+        if stops := [start for stop in self.stop if (start := text.find(stop)) >= 0]:
             self.done = True
-            return self._show(text[: min(ends)])
-        text = text.rstrip(CUT)
-        return self._show(text[: len(text) - self._stop_begun(text)])
+            return text[: min(stops)]
+        certain = len(text) - self._stop_begun(text)
+        self._held_back = text[certain:]
+        return text[:certain]
 
     def finish(self) -> str:
         """The rest of the text, when no more tokens come."""
         if self.done:
             return ""
         self.done = True
-        return self._show(self.tokenizer.decode(self.tokens))
-
-    def _show(self, text: str) -> str:
-        new, self.shown = text[self.shown :], max(self.shown, len(text))
-        return new
+        return self._held_back + self.tokenizer.decode(self._undecoded)
 
     def _stop_begun(self, text: str) -> int:
         """How many characters at the end may turn out to be the beginning of a stop string."""
         return max((n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
-def stream(model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling) -> Iterator[str]:
+def stream_completion(model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling) -> Iterator[str]:
     """Continues a prompt, piece by piece as tokens come; an empty prompt starts a new text."""
-    completion = Completion(tokenizer, stop=sampling.stop)
-    tokens = _tokens(model, tokenizer, [prompt], sampling)
-    for _ in range(sampling.max_tokens):
-        yield completion.add(int(next(tokens)[0]))
-        if completion.done:
-            return
-    yield completion.finish()
+    return (piece for [piece] in _pieces(model, tokenizer, [prompt], sampling))
 
 
 def complete(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
     """Continues several prompts of any lengths together, and returns the continuations."""
-    completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
-    texts = ["" for _ in prompts]
-    tokens = _tokens(model, tokenizer, prompts, sampling)
-    for _ in range(sampling.max_tokens):
-        for row, (completion, token) in enumerate(zip(completions, next(tokens).tolist(), strict=True)):
-            if not completion.done:
-                texts[row] += completion.add(token)
-        if all(completion.done for completion in completions):
-            break
-    return [text + completion.finish() for text, completion in zip(texts, completions, strict=True)]
+    return ["".join(pieces) for pieces in zip(*_pieces(model, tokenizer, prompts, sampling), strict=True)]
 
 
-def _tokens(
+def _pieces(
     model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling
-) -> Iterator[torch.Tensor]:
+) -> Iterator[list[str]]:
+    """What is added to each text by one token after another."""
     device = next(model.parameters()).device
     ids = [torch.tensor(tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
-    return generate(
+    completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
+    tokens = generate(
         model,
         ids,
         temperature=sampling.temperature,
@@ -124,3 +110,8 @@ def _tokens(
         top_p=sampling.top_p,
         seed=sampling.seed,
     )
+    for _ in range(sampling.max_tokens):
+        yield [completion.add(token) for completion, token in zip(completions, next(tokens).tolist(), strict=True)]
+        if all(completion.done for completion in completions):
+            return
+    yield [completion.finish() for completion in completions]

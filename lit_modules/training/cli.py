@@ -1,88 +1,61 @@
-"""The command line over LightningCLI: Lightning's commands, and our own."""
+"""Lightning's commands: `fit`, `validate` and `test`, with everything a run needs as options."""
 
-import sys
-import tomllib
+import argparse
+import json
 from collections.abc import Sequence
-from importlib import metadata
+from inspect import getdoc
 from pathlib import Path
-from typing import Any, NoReturn
 
-from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningModule
-from pytorch_lightning import Trainer as LightningTrainer
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 import mixers.names  # noqa: F401  (the short names)
+from lit_modules.console import command
 from lit_modules.data.datamodule import Text
-from lit_modules.training import checkpoint
-from lit_modules.training.errors import is_a_mistake_of_use, parser_options, reason, sentence
+from lit_modules.lightning_internals import CLIWithoutCheckpoints
+from lit_modules.training import checkpoint, resume
+from lit_modules.training.errors import Parser
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.trainer import Trainer
-from mixers.benchmark import Phase
+from mixers import available
 from mixers.checks import UsageError
 
-RUNS = ("fit", "validate", "test")  # the commands that take a model, data and a trainer
-OWN = ("generate", "benchmark", "compare")  # those that Lightning lacks
-FIRST: dict[str, tuple[str, Any, str]] = {
-    "benchmark": ("what", Phase, "A training step, the reading of a prompt, or one more token."),
-    "compare": ("study", str, "The study's YAML file: rows, seeds, and what all runs share."),
-}
 SEED = 42
-NO_SEED = -1
 
 
-class Parser(LightningArgumentParser):
-    """A parser that answers a mistake with one sentence instead of its whole usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # a parser within a parser: the outer one speaks
-            super().error(message, ex)
-        fail(sentence(message, parser_options(self)))
+class LightningParser(Parser, LightningArgumentParser):
+    """Lightning's parser, which answers a mistake with one sentence."""
 
 
-class SaveConfig(SaveConfigCallback):
-    """Keeps the options of a training run in its folder; other commands have none."""
-
-    def setup(self, trainer: LightningTrainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            super().setup(trainer, pl_module, stage)
-
-
-class CLI(LightningCLI):
-    """Runs one command.
+class CLI(CLIWithoutCheckpoints):
+    """Runs one of Lightning's commands.
 
     Args:
-        args: The words of the command line.
+        argv: The command and its options.
     """
 
-    def __init__(self, args: Sequence[str]):
-        self.words = list(args)
+    def __init__(self, argv: Sequence[str]):
+        self.argv = list(argv)
         self.saved: checkpoint.Saved | None = None
-        strict = {"allow_abbrev": False}  # or a typo that happens to begin an option would pass for it
-        defaults = {"default_config_files": [str(default_config())]}
+        options = {
+            "usage": f"{command()} {argv[0]} [options]",
+            "default_config_files": [str(default_config())],
+            "allow_abbrev": False,  # or a typo that happens to begin an option would pass for it
+        }
         super().__init__(
             LitLanguageModel,
             Text,
             trainer_class=Trainer,
-            parser_class=Parser,
-            save_config_callback=SaveConfig,
+            parser_class=LightningParser,
+            save_config_callback=SaveConfigCallback if argv[0] == "fit" else None,
             save_config_kwargs={"overwrite": True},  # a run that goes on has one already
             seed_everything_default=SEED,
             auto_configure_optimizers=False,
-            parser_kwargs={
-                **strict,
-                "description": "Trains language models with any sequence mixer.",
-                "version": version(),
-                **{name: {**strict, **defaults} for name in RUNS},
-                **dict.fromkeys(OWN, strict),
-            },
+            parser_kwargs={"allow_abbrev": False, argv[0]: options},
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        run = {name: LightningCLI.subcommands()[name] for name in RUNS}
-        return run | {name: set() for name in OWN}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # building the others' parsers takes time
+        return {self.argv[0]: super().subcommands()[self.argv[0]]}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Lightning's also takes a bool, of which `true` quietly means 0.
@@ -90,125 +63,79 @@ class CLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.vocab_size", lambda data: data.vocab_size, apply_on="instantiate")
+        parser.link_arguments("data", "model.start_token", lambda data: data.start_token, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        # A command of our own needs none of the options of a run, and is easier to read without them.
-        if subcommand in RUNS:
-            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser = self.init_parser(**kwargs)
-        parser.add_argument("--trainer.accelerator", type=str, default="auto", help="The hardware to run on.")
-        if subcommand in FIRST:  # said without its name
-            name, kind, meaning = FIRST[subcommand]
-            parser.add_argument(name, type=kind, help=meaning)
-            added = [name, *parser.add_method_arguments(klass, subcommand, skip={name})]
-        else:
-            added = parser.add_method_arguments(klass, subcommand, skip={"prompt", "stop"})
-            # These can be given more than once, and are text even where they look like YAML.
-            for name, meaning in (("prompt", "Text to continue"), ("stop", "Text to end before")):
-                parser.add_argument(
-                    f"--{name}", type=str, action="append", help=f"{meaning}; can be given several times."
-                )
-            added += ["prompt", "stop"]
-        self._subcommand_method_arguments[subcommand] = added
-        return parser
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        # Not LightningCLI's, which warns of arguments that are given from Python.
-        self.config = parser.parse_args(self.words)
-
-    def _parse_ckpt_path(self) -> None:
-        # Not LightningCLI's, with which a checkpoint wins over what the user typed, without a word.
-        command = self.config.subcommand
-        options = self.config[command]
-        if command not in RUNS or not options.ckpt_path:
+    def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+        name, *options = self.argv
+        ckpt_path = None
+        if where := options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir"):
+            asked = parser.parse_args([name, *where])[name]
+            ckpt_path = asked.ckpt_path
+        if not ckpt_path:
+            self.config = parser.parse_args(self.argv)
+            if name != "fit":
+                raise UsageError(f"{name} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
             return
-        self.saved = checkpoint.read(checkpoint.find(options.ckpt_path, options.trainer.default_root_dir))
-        merged = checkpoint.merged(self.saved, self._typed(command))
-        self.config = self.parser.parse_object({"subcommand": command, command: merged}, self.config)
-        if command == "fit" and 0 < self.config.fit.trainer.max_steps <= self.saved.step:
+        self.saved = checkpoint.read(checkpoint.find(ckpt_path, asked.trainer.default_root_dir))
+        # The checkpoint's options are read before those that were typed, which therefore win.
+        self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(self.saved))}", *options])
+        config = self.config[name]
+        resume.check(self.saved, config.as_dict())
+        if name == "fit" and 0 < config.trainer.max_steps <= self.saved.step:
             raise UsageError(
-                f"ckpt_path={options.ckpt_path!r} is at step {self.saved.step} already, and trainer.max_steps="
-                f"{self.config.fit.trainer.max_steps}: set a larger --trainer.max_steps to train on."
+                f"ckpt_path={ckpt_path!r} is at step {self.saved.step} already, and trainer.max_steps="
+                f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
             )
-
-    def _typed(self, command: str) -> dict[str, Any]:
-        """The options that the user gave, on the command line or in a config, by section."""
-        # The parser needs a seed, for what follows from it; one in front is overruled by any that the user gave.
-        start = self.words.index(command) + 1
-        words = [*self.words[:start], f"--seed_everything={NO_SEED}", *self.words[start:]]
-        typed: dict[str, Any] = self.parser.parse_args(words, defaults=False)[command].as_dict()
-        if typed["seed_everything"] == NO_SEED:
-            del typed["seed_everything"]
-        return typed
-
-    def _set_seed(self) -> None:
-        if self.subcommand in RUNS:  # others seed what they draw themselves
-            super()._set_seed()
+        config.ckpt_path = config.data.tokenizer = str(self.saved.path)
 
     def instantiate_classes(self) -> None:
-        if self.subcommand in RUNS:
-            try:
-                super().instantiate_classes()
-            except TypeError as error:
-                if "abstract class" not in str(error):
-                    raise
-                raise UsageError(f"{error}: write the name of a mixer that is complete.") from error
-            if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
-                self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
-            return
-        self.config_init = self.parser.instantiate_classes(self.config)
-        accelerator = self.config[self.subcommand].trainer.accelerator
-        self.trainer = Trainer(accelerator=accelerator, devices=1, precision="32-true", logger=False)
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        if subcommand in RUNS:
-            return super()._prepare_subcommand_kwargs(subcommand)
-        options: Namespace = self.config_init[subcommand]
-        return {name: options[name] for name in self._subcommand_method_arguments[subcommand]}
-
-    def before_validate(self) -> None:
-        self._need_checkpoint("validate")
-
-    def before_test(self) -> None:
-        self._need_checkpoint("test")
-
-    def _need_checkpoint(self, command: str) -> None:
-        if self.saved is None:
-            raise UsageError(f"{command} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            if isinstance(error, TypeError) and "abstract class" not in str(error):
+                raise
+            raise _usage_error(error) from error
+        if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
+            self.config[self.subcommand].data.tokenizer = self.saved.data["tokenizer"]
+            self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Runs the command line.
+def run_command(argv: Sequence[str]) -> None:
+    """Runs one of Lightning's commands.
 
     Args:
-        args: Its words; by default those this program was called with.
+        argv: The command and its options.
+
+    Raises:
+        UsageError: An option is wrong, or what it names.
+        SystemExit: The options only asked for something to be printed, or the run was asked to stop.
     """
+    if "--model.mixer.help" in options_of(argv, "--model.mixer.help"):
+        print(mixer_list())
+        raise SystemExit(0)
     try:
-        CLI(sys.argv[1:] if args is None else args)
-    except KeyboardInterrupt:
-        sys.exit(130)  # 128 + SIGINT
-    except FloatingPointError as exception:
-        fail(str(exception))
-    except (ValueError, FileNotFoundError, MisconfigurationException) as exception:
-        if not is_a_mistake_of_use(exception):
-            raise
-        fail(reason(exception))
+        CLI(argv)
+    except MisconfigurationException as error:
+        raise UsageError(str(error)) from error
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the program with one sentence about what was wrong."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+def options_of(argv: Sequence[str], *names: str) -> list[str]:
+    """Of the options in `argv`, those with certain names, each as one word."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        short = ["-c"] if name == "--config" else []
+        finder.add_argument(*short, name, action="append", nargs="?", dest=name)
+    found = vars(finder.parse_known_args(argv)[0])
+    return [name if value is None else f"{name}={value}" for name in names for value in found[name] or ()]
 
 
-def version() -> str:
-    """The version of lit-mixers, installed or run from its folder."""
-    try:
-        return metadata.version("lit-mixers")
-    except metadata.PackageNotFoundError:
-        project = Path(__file__).parent.parent.parent / "pyproject.toml"
-        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+def mixer_list() -> str:
+    """Every mixer that has a name, with a line on each."""
+    found = available()
+    width = max(map(len, found))
+    lines = [f"  {name:{width}}  {(getdoc(cls) or '').split(chr(10))[0]}" for name, cls in sorted(found.items())]
+    return "\n".join(["Mixers:", *lines, "\nOptions of a mixer: --model.mixer.help=NAME"])
 
 
 def default_config() -> Path:
@@ -216,3 +143,10 @@ def default_config() -> Path:
     here = Path(__file__).parent.parent
     beside = here.parent / "configs" / "default.yaml"
     return beside if beside.is_file() else here / "configs" / "default.yaml"
+
+
+def _usage_error(error: Exception) -> UsageError:
+    """What a constructor says is wrong, without what jsonargparse says around it."""
+    while error.__cause__ is not None and str(error).startswith("Call to compute_fn of link"):
+        error = error.__cause__  # type: ignore[assignment]
+    return error if isinstance(error, UsageError) else UsageError(str(error))

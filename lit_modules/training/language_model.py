@@ -1,7 +1,9 @@
 """Training a language model."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, ClassVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -10,13 +12,15 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
 
-from lit_modules.training.metrics import TokenLoss, bits_per_byte
+from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.training.mixer_config import as_config
-from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups
+from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
 from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.ops.compiled import no_compiler
+from mixers.registry import get
 
 REBUILD = "pytorch_lightning.cli.instantiate_module"  # what load_from_checkpoint builds from plain config with
 
@@ -27,15 +31,18 @@ class LitLanguageModel(pl.LightningModule):
     Args:
         lr: Highest learning rate.
         schedule: How the learning rate falls after the warm-up.
-        min_lr_ratio: Where it stops falling, as a part of `lr`.
+        min_lr_ratio: The lowest learning rate, as a fraction of `lr`.
         warmup_steps: Optimizer steps over which the learning rate rises to `lr`.
         decay_steps: Optimizer step at which the learning rate stops falling; by default the last of the run.
         weight_decay: AdamW's weight decay, applied to matrices but not to embeddings.
-        betas: AdamW's decay rates of the gradient's mean and of its square.
+        betas: AdamW's decay rates of the mean gradient and of the mean squared gradient.
         seed: Seed of the dropout.
         compile: Whether torch.compile makes the blocks faster, which takes a minute or more at the start; on a CPU it
             needs a C++ compiler.
-        model: What the model is made of.
+        model: Options of `mixers.LanguageModel`; mixers are classes, `functools.partial`s of classes, or names.
+
+    Raises:
+        UsageError: An option is unknown or out of range, or a mixer cannot be kept in a checkpoint.
     """
 
     def __init__(
@@ -53,26 +60,22 @@ class LitLanguageModel(pl.LightningModule):
         **model: Any,
     ):
         super().__init__()
-        options = {
-            "lr": lr,
-            "schedule": schedule,
-            "min_lr_ratio": min_lr_ratio,
-            "warmup_steps": warmup_steps,
-            "decay_steps": decay_steps,
-            "weight_decay": weight_decay,
-            "betas": list(betas),
-            "seed": seed,
-            "compile": compile,
-        }
+        options = {name: value for name, value in locals().items() if name in self.changeable_options}
+        # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
+        model |= _checked({**model})
         self.model = LanguageModel(**model)
-        self.save_hyperparameters(as_config({**options, **model, "_instantiator": REBUILD}))
-        self.val_loss = TokenLoss()
+        self.save_hyperparameters(as_config({**options, "betas": list(betas), **model, "_instantiator": REBUILD}))
+        # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
+        self.val_loss = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
+
+    # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
+    changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
 
     def configure_model(self) -> None:
         if not self.hparams["compile"]:
             return
-        if objection := no_compiler(self.trainer.strategy.root_device):
-            raise UsageError(f"compile=True cannot be: {objection}.")
+        if reason := no_compiler(self.trainer.strategy.root_device):
+            raise UsageError(f"compile=True cannot be: {reason}.")
         for block in self.model.blocks:
             block.compile()  # in place, so that the weights keep their names
 
@@ -83,8 +86,8 @@ class LitLanguageModel(pl.LightningModule):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         # Dropout follows from the batch's number alone, so a run that was stopped anywhere goes on exactly as if it
         # had not been, and a checkpoint needs no generator's state. SeedSequence keeps neighbouring seeds unrelated.
-        place = [self.hparams["seed"], self.trainer.fit_loop.total_batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+        entropy = [self.hparams["seed"], self.trainer.fit_loop.total_batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
@@ -99,7 +102,7 @@ class LitLanguageModel(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.val_loss.update(self.loss(batch), batch[:, 1:].numel())
+        self.val_loss.update(self.model.losses(batch[:, :-1], batch[:, 1:]))
 
     def on_validation_epoch_end(self) -> None:
         loss = self.val_loss.compute()
@@ -110,7 +113,7 @@ class LitLanguageModel(pl.LightningModule):
             self.log("val/bits_per_byte", bits_per_byte(loss, bytes_per_token).float())
 
     def test_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Nats of each token that is predicted, (batch, time), which `Trainer.test` sums up."""
+        """Negative log-likelihood of each target in nats, (batch, time), which `Trainer.test` sums."""
         return self.model.losses(batch[:, :-1], batch[:, 1:])
 
     def configure_gradient_clipping(
@@ -140,6 +143,11 @@ class LitLanguageModel(pl.LightningModule):
         scheduler = LambdaLR(optimizer, self._lr_factor())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        options, states = checkpoint["hyper_parameters"], checkpoint.get("optimizer_states", [])
+        for index, state in enumerate(states):
+            states[index] = regroup(state, self.model, lr=options["lr"], weight_decay=options["weight_decay"])
+
     def on_train_start(self) -> None:
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -152,7 +160,7 @@ class LitLanguageModel(pl.LightningModule):
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
     def on_train_end(self) -> None:
-        # TensorBoard's table of runs: what a run was made of beside what came out of it.
+        # TensorBoard's table of runs: options beside results.
         final = {f"final/{name}": value for name, value in self.trainer.callback_metrics.items() if name[:4] == "val/"}
         for logger in self.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -178,3 +186,20 @@ class LitLanguageModel(pl.LightningModule):
             decay_steps=steps,
             min_lr_ratio=options["min_lr_ratio"],
         )
+
+
+def _checked(model: dict[str, Any]) -> dict[str, Any]:
+    """The mixers among a model's options, by name as classes; raises UsageError for an option that it does not have."""
+    known = inspect.signature(LanguageModel).parameters
+    for name in model.keys() - known.keys():
+        close = get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}."
+        raise UsageError(f"{name}={model[name]!r} is no option of the model: {hint}")
+    return {name: _by_name(model[name]) for name in ("mixer", "overrides") if name in model}
+
+
+def _by_name(value: Any) -> Any:
+    """A mixer's class for its name, in a dict for each of its values; any other value as it is."""
+    if isinstance(value, dict):
+        return {key: _by_name(item) for key, item in value.items()}
+    return get(value) if isinstance(value, str) else value

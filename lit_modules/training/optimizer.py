@@ -1,10 +1,13 @@
 """Which parameters decay, which learn at their own rate, and how the rate changes over the steps."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
+
+from mixers.checks import UsageError
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -14,24 +17,63 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
 
     Only matrices decay: embeddings, norms, biases and decay rates do not, nor does a vector of shape (1, 1, d). A
     module whose parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr`
-    and `weight_decay`; inner modules overrule outer ones. The schedule scales all learning rates alike.
+    and `weight_decay`; inner modules win over outer ones. The schedule scales all learning rates alike.
+
+    Which parameters share a group does not depend on `lr` and `weight_decay`, so both may change on resuming.
     """
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {(lr, weight_decay): [], (lr, 0.0): []}
+    groups: dict[tuple[float | None, float | None], list[nn.Parameter]] = {(None, None): [], (None, 0.0): []}
     asked = _asked_options(model)
     for parameter in model.parameters():
         decays = sum(size > 1 for size in parameter.shape) >= 2 and id(parameter) not in embedded
-        options = {"lr": lr, "weight_decay": weight_decay if decays else 0.0} | asked[id(parameter)]
-        groups.setdefault((options["lr"], options["weight_decay"]), []).append(parameter)
+        options = asked[id(parameter)]
+        group = options.get("lr"), options.get("weight_decay", None if decays else 0.0)
+        groups.setdefault(group, []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "weight_decay": decay}
-        for (rate, decay), parameters in groups.items()
+        {
+            "params": parameters,
+            "lr": lr if own_lr is None else own_lr,
+            "weight_decay": weight_decay if own_decay is None else own_decay,
+        }
+        for (own_lr, own_decay), parameters in groups.items()
         if parameters
     ]
 
 
+def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay: float) -> dict[str, Any]:
+    """The state of an optimizer whose groups were merged where their options were equal, as version 0.1.0 saved it.
+
+    Args:
+        saved: The state; it is returned as it is if its groups are those of `parameter_groups`.
+        model: The model that was optimised.
+        lr: The learning rate it was saved with.
+        weight_decay: The weight decay it was saved with.
+
+    Raises:
+        UsageError: The model's modules have other options than then, so the groups cannot be told apart.
+    """
+    groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
+    saved_sizes = [len(group["params"]) for group in saved["param_groups"]]
+    if [len(group["params"]) for group in groups] == saved_sizes:
+        return saved
+    place = {parameter: number for number, parameter in enumerate(model.parameters())}
+    new = [((group["lr"], group["weight_decay"]), parameter) for group in groups for parameter in group["params"]]
+    sizes = Counter(options for options, _ in new)
+    if [*sizes.values()] != saved_sizes:
+        raise UsageError("this checkpoint of version 0.1.0 was made with another ssm_lr: go on with the same at first.")
+    merged = list(sizes)
+    old = sorted(new, key=lambda pair: (merged.index(pair[0]), place[pair[1]]))
+    states = {parameter: saved["state"].get(number) for number, (_, parameter) in enumerate(old)}
+    numbers = iter(range(len(new)))
+    shared = saved["param_groups"][0]  # but for what a run sets at its start
+    return {
+        "state": {n: states[parameter] for n, (_, parameter) in enumerate(new) if states[parameter] is not None},
+        "param_groups": [{**shared, "params": [next(numbers) for _ in group["params"]]} for group in groups],
+    }
+
+
 def _asked_options(model: nn.Module) -> dict[int, dict[str, float]]:
-    """What modules ask for each parameter, by its id."""
+    """The options that modules set for each parameter, by its id."""
     asked: dict[int, dict[str, float]] = {id(parameter): {} for parameter in model.parameters()}
     for module in model.modules():  # outer modules come first
         options: Any = getattr(module, "optimizer_options", None)
@@ -43,13 +85,13 @@ def _asked_options(model: nn.Module) -> dict[int, dict[str, float]]:
 def lr_factor(
     schedule: Schedule, *, warmup_steps: int, decay_steps: int, min_lr_ratio: float
 ) -> Callable[[int], float]:
-    """What the learning rate is multiplied by at each optimizer step: up in a straight line, then down to a floor.
+    """What the learning rate is multiplied by at each optimizer step: up in a straight line, then down to a minimum.
 
     Args:
         schedule: Shape of the way down; a constant one has no way down.
         warmup_steps: Steps until the full rate.
-        decay_steps: Step at which the floor is reached; unread where the schedule is constant.
-        min_lr_ratio: The floor.
+        decay_steps: Step at which the minimum is reached; a constant schedule does not need it.
+        min_lr_ratio: The minimum.
     """
 
     def factor(step: int) -> float:

@@ -1,9 +1,13 @@
-"""The number format that is fast on this machine."""
+"""The device that a run or a command uses, and the number format that is fast on it."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from pytorch_lightning.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
+
+from mixers.checks import UsageError
+
+if TYPE_CHECKING:
+    from pytorch_lightning.accelerators import Accelerator  # slow to import, and not every command needs Lightning
 
 
 class Precision(NamedTuple):
@@ -11,7 +15,7 @@ class Precision(NamedTuple):
     reason: str
 
 
-def best_precision(accelerator: str | Accelerator) -> Precision:
+def best_precision(accelerator: "str | Accelerator") -> Precision:
     """bfloat16 with float32 weights where the hardware multiplies bfloat16 itself, else float32."""
     kind = device_kind(accelerator)
     if kind == "cuda":
@@ -23,15 +27,28 @@ def best_precision(accelerator: str | Accelerator) -> Precision:
     return Precision("32-true", f"{device} is not known to multiply bfloat16 natively")
 
 
-def device_kind(accelerator: str | Accelerator) -> str:
+def device_kind(accelerator: "str | Accelerator") -> str:
     """The kind of device that Lightning will choose: `cuda`, `mps`, `cpu` or another."""
-    if isinstance(accelerator, (CUDAAccelerator, CPUAccelerator)):
-        return "cuda" if isinstance(accelerator, CUDAAccelerator) else "cpu"
-    if accelerator not in ("auto", "gpu"):
-        return str(accelerator)
+    name = accelerator if isinstance(accelerator, str) else accelerator.name()
+    if name not in ("auto", "gpu"):
+        return name
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def device(accelerator: str) -> torch.device:
+    """The device of an `accelerator` as Lightning names them, or of a torch device such as `cuda:1`.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    try:
+        found = torch.device(device_kind(accelerator))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # torch has no common exception for a device that is not there
+        raise UsageError(f"accelerator={accelerator!r} cannot be used here: write auto, cpu, gpu or mps.") from error
+    return found
 
 
 def cpu_multiplies_bfloat16() -> bool:

@@ -1,10 +1,19 @@
-"""What a run says at its beginning and at its end."""
+"""What a run prints at its end."""
+
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 
-from lit_modules.console import command, short_path
+from lit_modules.console import command, number, short_path
+from lit_modules.evaluation import tables
 from lit_modules.training.mixer_config import mixer_name
 from mixers import LanguageModel, Mixer
+
+
+def validation(corpus: str, metrics: Mapping[str, float]) -> str:
+    """The results of a validation on a corpus as a table, in the form of those of a test."""
+    names = [name.removeprefix("val/") for name in metrics]
+    return f"{tables.NOTE}\n\n{tables.aligned(tables.table([(corpus, *metrics.values())], ['corpus', *names]))}"
 
 
 def model_mixers(model: LanguageModel) -> str:
@@ -20,13 +29,13 @@ def parameters(model: LanguageModel) -> str:
 
 
 def result(trainer: pl.Trainer, model: LanguageModel) -> str:
-    """What came out of a run, where it is, and what to do with it."""
+    """The results of a run, where they are, and what to do next."""
     lines = [f"mixer: {model_mixers(model)}", parameters(model)]
     for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
         if key in trainer.callback_metrics:
-            lines.append(f"{name}: {trainer.callback_metrics[key].item():.4g}")
+            lines.append(f"{name}: {number(trainer.callback_metrics[key].item())}")
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if best:
         path = short_path(best)
-        lines += [f"best checkpoint: {path}", f'write with it: {command()} generate --ckpt_path={path} --prompt="The"']
+        lines += [f"best checkpoint: {path}", f'generate text: {command()} generate --ckpt_path={path} --prompt="The"']
     return "\n".join(lines)

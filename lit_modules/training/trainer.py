@@ -1,6 +1,5 @@
 """Lightning's trainer, measured in optimizer steps."""
 
-import logging
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,10 +12,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules.commands.own import Commands
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
-from lit_modules.evaluation.scores import Evaluation, OtherText, Scores
+from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
+from lit_modules.lightning_internals import hush
 from lit_modules.training import checkpoint, summary
 from lit_modules.training.callbacks.keep_last import KeepLast
 from lit_modules.training.callbacks.progress import Progress, Speed
@@ -26,7 +25,7 @@ from lit_modules.training.precision import best_precision
 from mixers.checks import UsageError
 
 
-class Trainer(Commands):
+class Trainer(pl.Trainer):
     """Trains on an endless stream of text for a number of optimizer steps.
 
     Args:
@@ -151,8 +150,11 @@ class Trainer(Commands):
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
         warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
         results = super().validate(
-            model, dataloaders, str(path) if path else None, verbose, datamodule, weights_only=True
+            model, dataloaders, str(path) if path else None, False, datamodule, weights_only=True
         )
+        if verbose and self.is_global_zero:
+            corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
+            print("\n".join(summary.validation(corpus, result) for result in results))
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]
@@ -164,7 +166,7 @@ class Trainer(Commands):
         datamodule: pl.LightningDataModule | None = None,
         *,
         split: HeldOut = "test",
-        corpora: list[str | OtherText] = [],  # noqa: B006  (jsonargparse shows and copies it)
+        corpora: list[str | EvalCorpus] = [],  # noqa: B006  (jsonargparse shows and copies it)
         contexts: list[int] = [512, 1024, 2048],  # noqa: B006
         max_tokens: int | None = None,
     ) -> list[dict[str, float]]:
@@ -206,7 +208,7 @@ class Trainer(Commands):
             super().test(model, dataloaders, ckpt, False, evaluation, weights_only=True)
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
-        folder = checkpoint.beside(path) if path else Path(self.log_dir or self.default_root_dir)
+        folder = checkpoint.results_folder(path) if path else Path(self.log_dir or self.default_root_dir)
         return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
 
     def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
@@ -215,17 +217,3 @@ class Trainer(Commands):
             return TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)
         name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
         return TensorBoardLogger(self.default_root_dir, name=name, default_hp_metric=False)
-
-
-# What Lightning says of itself, or says again after us.
-NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
-
-
-def hush() -> None:
-    """Keeps from the user advertisements of Lightning's, deprecations in its own code, and what we say ourselves."""
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(NOISE)

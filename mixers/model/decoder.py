@@ -1,78 +1,112 @@
-"""Decoding in fixed memory: the same tensors and the same work for every token, which a CUDA graph can replay."""
+"""Decoding token by token, in memory that is written in place and, on CUDA, by a graph that is replayed."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mixers.checks import UsageError
 from mixers.mixer import Mixer
-from mixers.model.language_model import LanguageModel
 
-WARM_UP = 3  # runs on a stream of their own before a graph is captured, as torch asks for
+# Tokens that a growing state gets room for at a time. More of them take memory and a little time at each token; fewer
+# mean that the past is copied, and on CUDA a graph captured, more often.
+ROOM = {"cpu": 128}
+ROOM_ELSEWHERE = 512
+WARM_UP = 3  # tokens decoded before a graph is captured, as torch asks for
+
+
+class Decodable(Protocol):
+    """What `Decoder` needs of a mixer or a language model."""
+
+    def prepare_decoding(self, state: Any, tokens: int) -> Any: ...
+
+    def decode(self, x: Tensor, state: Any) -> tuple[Tensor, Any]: ...
 
 
 class Decoder:
-    """Continues states by one token at a time, like `extend`, but keeps them to itself and writes them in place.
+    """Continues a state by one token at a time: what `extend` gives, in less time.
 
-    On a CUDA device the work is captured as a graph at the first token and replayed from then on, so that Python no
-    longer holds up the GPU. Elsewhere the same steps run without one.
+    The state is the decoder's own. Where it grows, it gets room for many tokens at once. On a CUDA device the work is
+    captured as a graph after a few tokens and replayed from then on, so that Python no longer holds up the GPU; it is
+    captured again when the state gets more room or autocast is switched on or off.
 
     Args:
-        model: A language model whose mixers all have states of constant size.
-        states: Where to go on from; they are copied.
-
-    Raises:
-        ValueError: a mixer's state grows.
+        model: A mixer or a language model.
+        state: Where to go on from, as `initial_state` and `extend` return it; it is left as it was.
     """
 
-    def __init__(self, model: LanguageModel, states: tuple[Any, ...]):
-        growing = {type(m).__name__ for m in model.modules() if isinstance(m, Mixer) and not m.constant_state}
-        if growing:
-            raise UsageError(f"Decoder needs states of constant size; that of {', '.join(sorted(growing))} grows.")
-        self._model = model
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._states: tuple[Any, ...] = pytree.tree_map(torch.clone, states)
-        self._token: Tensor | None = None
-        self._logits: Tensor | None = None
+    def __init__(self, model: Decodable, state: Any):
+        self._model, self._state = model, state
+        modules = model.modules() if isinstance(model, nn.Module) else ()
+        self._grows = any(isinstance(module, Mixer) and not module.constant_state for module in modules)
+        self._start_token: int | None = getattr(model, "start_token", None)
+        self._room = 0  # tokens that the state has room for; if it does not grow, 1 once it is prepared
+        self._warm = 0  # tokens decoded since it was prepared
+        self._graph: _Graph | None = None
 
     @property
-    def states(self) -> tuple[Any, ...]:
-        """A copy of the states after the tokens so far."""
-        copied: tuple[Any, ...] = pytree.tree_map(torch.clone, self._states)
-        return copied
-
     @torch.no_grad()
-    def __call__(self, token: Tensor) -> Tensor:
-        """The logits (batch, vocabulary) after one more token of each row (batch,); the next call overwrites them."""
-        if self._token is None:
-            self._token = token.clone()
-            if token.is_cuda:
-                self._capture()
-        self._token.copy_(token)
-        if self._graph is None:
-            self._step()
-        else:
-            self._graph.replay()
-        assert self._logits is not None
-        return self._logits
+    def state(self) -> Any:
+        """A copy of the state after the tokens so far, for `extend`."""
+        return pytree.tree_map(torch.clone, self._model.prepare_decoding(self._state, 0))
 
-    def _step(self) -> None:
-        assert self._token is not None
-        logits, after = self._model.next_logits(self._token[:, None], self._states)
-        self._logits = logits.clone() if self._logits is None else self._logits.copy_(logits)
-        pytree.tree_map(lambda mine, new: mine.copy_(new), self._states, after)
+    @torch.inference_mode()  # always: what is made within it cannot be written outside of it
+    def __call__(self, x: Tensor) -> Tensor:
+        """The output for one more token of each row; on CUDA the next call overwrites it.
 
-    def _capture(self) -> None:
-        before, aside = self.states, torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                self._step()
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        self._graph = graph
-        pytree.tree_map(lambda mine, old: mine.copy_(old), self._states, before)
+        Args:
+            x: The token's id (batch,) for a language model, its input (batch, dim) for a mixer.
+
+        Returns:
+            Logits (batch, vocabulary) for a language model, the output (batch, dim) for a mixer.
+        """
+        if self._start_token is not None and (begins := x == self._start_token).any():
+            self._state = self._model.restart(self._model.prepare_decoding(self._state, 0), begins)  # type: ignore[attr-defined]
+            self._room = 0
+        if self._room == 0:
+            self._room = ROOM.get(x.device.type, ROOM_ELSEWHERE) if self._grows else 1
+            self._state = self._model.prepare_decoding(self._state, self._room)
+            self._warm, self._graph = 0, None
+        self._room -= self._grows
+        return self._step(x.unsqueeze(1)).squeeze(1)
+
+    def _step(self, x: Tensor) -> Tensor:
+        if not x.is_cuda or self._warm < WARM_UP:
+            self._warm += 1
+            y, self._state = self._model.decode(x, self._state)
+            return y
+        if self._graph is None or self._graph.autocast != _autocast():
+            self._graph = _Graph(self._model, x, self._state)
+            self._state = self._graph.state
+        return self._graph(x)
+
+
+class _Graph:
+    """A captured step: its input, its state and its output lie in memory that stays the same."""
+
+    def __init__(self, model: Decodable, x: Tensor, state: Any):
+        self.autocast = _autocast()
+        self.x, self.state = x.clone(), pytree.tree_map(torch.clone, state)
+        enabled, dtype = self.autocast
+        self.graph = torch.cuda.CUDAGraph()
+        # Weights that autocast has cached in half precision would stay in the graph as they are now.
+        uncached = torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False)
+        with torch.cuda.device(x.device), uncached, torch.cuda.graph(self.graph):
+            self.y = decode_in_place(model, self.x, self.state)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.x.copy_(x)
+        with torch.cuda.device(x.device):
+            self.graph.replay()
+        return self.y
+
+
+def decode_in_place(model: Decodable, x: Tensor, state: Any) -> Tensor:
+    """The output of `decode`, whose state is written over the one before."""
+    y, after = model.decode(x, state)
+    pytree.tree_map(lambda mine, new: mine.copy_(new), state, after)
+    return y
+
+
+def _autocast() -> tuple[bool, torch.dtype]:
+    return torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")

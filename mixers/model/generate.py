@@ -1,18 +1,26 @@
 """Generation, one token at a time."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mixers.checks import UsageError, at_least
-from mixers.model.language_model import LanguageModel
+from mixers.model.decoder import Decodable, Decoder
 from mixers.model.states import concat_states, select_rows
 
 
+class Predictor(Decodable, Protocol):
+    """What generation needs of a language model."""
+
+    def initial_state(self, batch: int) -> Any: ...
+
+    def next_logits(self, ids: Tensor, states: Any) -> tuple[Tensor, Any]: ...
+
+
 def generate(
-    model: LanguageModel,
+    model: Predictor,
     prompts: Sequence[Tensor],
     *,
     temperature: float = 1.0,
@@ -43,7 +51,7 @@ def generate(
 
 @torch.inference_mode()
 def _tokens(
-    model: LanguageModel,
+    model: Predictor,
     prompts: Sequence[Tensor],
     temperature: float,
     top_k: int | None,
@@ -53,13 +61,14 @@ def _tokens(
     device = prompts[0].device
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     logits, states = prefill(model, prompts)
+    decoder = Decoder(model, states)
     while True:
         if temperature == 0:
             token = logits.argmax(-1)
         else:
             token = draw(logits.float() / temperature, top_k=top_k, top_p=top_p, generator=generator)
         yield token
-        logits, states = model.next_logits(token[:, None], states)
+        logits = decoder(token)
 
 
 def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -72,7 +81,7 @@ def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None
 
 
 @torch.inference_mode()
-def prefill(model: LanguageModel, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
+def prefill(model: Predictor, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
     """The logits after each prompt, (batch, vocabulary), and the states there.
 
     All prompts are read together; a row leaves where its prompt ends, so that nothing is ever filled up.

@@ -11,10 +11,16 @@ from torch.utils.checkpoint import checkpoint
 
 from mixers.checks import UsageError, at_least, one_of
 from mixers.mixer import Mixer
+from mixers.model.generate import generate
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
+from mixers.model.packed import Documents, find_documents, mix_documents
+from mixers.model.states import where_rows
 from mixers.parts.feed_forward import MATRICES, FeedForward, FeedForwardKind
+from mixers.registry import get
 from mixers.retention import Retention
 
+State = tuple[Any, ...]
+States = tuple[State, ...]  # one for each block
 MixerFactory = Callable[[int], Mixer[Any]]
 
 BLOCK_PARAMETERS = 12  # times dim²: a Transformer's block, and the paper's rule (arXiv:2307.08621, section 3.1)
@@ -32,7 +38,7 @@ class Block(nn.Module):
         mixer: Mixes along the sequence.
         ffn: Works within each token.
         norm: `layer` or `rms`.
-        dropout: Probability of dropping each number that is added to the stream.
+        dropout: Probability of dropping each element that is added to the stream.
     """
 
     def __init__(
@@ -43,14 +49,22 @@ class Block(nn.Module):
         self.ffn_norm, self.ffn = NORMS[norm](mixer.dim), ffn
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._within(x + self.dropout(self.mixer(self.mixer_norm(x))))
+    def forward(self, x: Tensor, documents: Documents | None = None) -> Tensor:
+        """The outputs for a whole sequence, or for rows of documents that are mixed as if alone."""
+        normed = self.mixer_norm(x)
+        y = self.mixer(normed) if documents is None else mix_documents(self.mixer, normed, documents)
+        return self._add(x, y)
 
-    def extend(self, x: Tensor, state: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+    def extend(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self.mixer.extend(self.mixer_norm(x), state)
-        return self._within(x + self.dropout(y)), state
+        return self._add(x, y), state
 
-    def _within(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        y, state = self.mixer.decode(self.mixer_norm(x), state)
+        return self._add(x, y), state
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x + self.dropout(y)
         return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
@@ -64,7 +78,8 @@ class LanguageModel(nn.Module):
     DeepNet", without a formula.)
 
     Args:
-        mixer: Builds the mixer of a block from the width.
+        mixer: Builds the mixer of a block from the width: a class, `partial(Retention, num_heads=8)`, or from Python
+            also a name such as "retention".
         overrides: Other mixers for single blocks, by index from 0, as in hybrids.
         vocab_size: Number of distinct tokens.
         dim: Width of the residual stream.
@@ -74,13 +89,16 @@ class LanguageModel(nn.Module):
             12·dim² parameters, whatever the mixer.
         norm: `layer` or `rms`, before each mixer, each feed-forward layer and the head.
         tie_embeddings: Whether the head's matrix is that of the embedding.
-        dropout: Probability of dropping each number of the embedding and of what blocks add to the stream.
+        dropout: Probability of dropping each element of the embedding and of what blocks add to the stream.
         recompute: Whether training keeps only what enters each block, and computes the rest of it again when it takes
             gradients (arXiv:1604.06174): about a third slower, and most of the activations' memory saved.
+        start_token: Id that begins a document: documents of a row are mixed as if alone. None mixes rows as a whole.
 
     Raises:
         ValueError: an option is out of range.
     """
+
+    changeable_options = frozenset({"dropout", "recompute"})  # that may change when a run is resumed
 
     def __init__(
         self,
@@ -96,6 +114,7 @@ class LanguageModel(nn.Module):
         tie_embeddings: bool = True,
         dropout: float = 0.0,
         recompute: bool = False,
+        start_token: int | None = None,
     ):
         super().__init__()
         at_least(1, vocab_size=vocab_size, dim=dim, depth=depth, ffn_dim=1 if ffn_dim is None else ffn_dim)
@@ -103,7 +122,9 @@ class LanguageModel(nn.Module):
         one_of(NORMS, norm=norm)
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout={dropout} is out of range: write a number from 0 to below 1.")
-        self.recompute = recompute
+        if start_token is not None and not 0 <= start_token < vocab_size:
+            raise UsageError(f"start_token={start_token} is out of range: write an id from 0 to {vocab_size - 1}.")
+        self.recompute, self.start_token = recompute, start_token
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList()
@@ -124,7 +145,7 @@ class LanguageModel(nn.Module):
         return F.linear(self._features(ids), self._output_weight)
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean negative log-likelihood of targets (batch, time), in nats a token; those that are -100 do not count.
+        """Mean negative log-likelihood of targets (batch, time), in nats per token; those that are -100 do not count.
 
         The logits are never all held at once.
         """
@@ -147,19 +168,41 @@ class LanguageModel(nn.Module):
         losses, likeliest = scores(self._features(ids).flatten(0, 1), self._output_weight, targets.flatten())
         return losses.view(targets.shape), likeliest.view(targets.shape)
 
-    def initial_state(self, batch: int) -> tuple[Any, ...]:
+    generate = generate
+
+    def initial_state(self, batch: int) -> States:
         """The states of all mixers before the first token."""
         return tuple(block.mixer.initial_state(batch) for block in self._blocks())
 
-    def extend(self, ids: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+    def extend(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         """Logits for the next tokens, any number of them, and the states after them."""
-        features, states = self._extended(ids, states)
+        features, states = self._extend(ids, states)
         return F.linear(features, self._output_weight), states
 
-    def next_logits(self, ids: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+    def next_logits(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         """`extend`, with the logits (batch, vocabulary) after the last token only."""
-        features, states = self._extended(ids, states)
+        features, states = self._extend(ids, states)
         return F.linear(features[:, -1], self._output_weight), states
+
+    def prepare_decoding(self, states: States, tokens: int) -> States:
+        """The states with room for `decode` to add `tokens` tokens; with `tokens=0` states without such room."""
+        pairs = zip(self._blocks(), states, strict=True)
+        return tuple(block.mixer.prepare_decoding(state, tokens) for block, state in pairs)
+
+    def decode(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
+        """`extend` by one token (batch, 1), which may write into `states`, made by `prepare_decoding`.
+
+        What `start_token` asks for is left to the caller, `Decoder`, since looking at ids would make a GPU wait.
+        """
+        features, states = self._advance(Block.decode, ids, states)
+        return F.linear(features, self._output_weight), states
+
+    def restart(self, states: States, rows: Tensor) -> States:
+        """The states with those rows (batch,) that are true as they were before their first token."""
+        if not rows.any():
+            return states
+        initial = self.initial_state(len(rows))
+        return initial if rows.all() else where_rows(rows, initial, states)
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters by purpose: mixer, feed_forward, embedding (with the head) and norm."""
@@ -173,15 +216,29 @@ class LanguageModel(nn.Module):
 
     def _features(self, ids: Tensor) -> Tensor:
         x = self.dropout(self.embed(ids))
+        documents = None if self.start_token is None else find_documents(ids == self.start_token)
         again = self.recompute and torch.is_grad_enabled()
         for block in self._blocks():
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            x = checkpoint(block, x, documents, use_reentrant=False) if again else block(x, documents)
         return self.norm(x)
 
-    def _extended(self, ids: Tensor, states: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
+    def _extend(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
+        if self.start_token is None:
+            return self._advance(Block.extend, ids, states)
+        begins, features = ids == self.start_token, []
+        columns = begins.any(0).nonzero().flatten().tolist()  # where a document begins in some row
+        for piece in ids.tensor_split([column for column in columns if column > 0], 1):
+            states = self.restart(states, (piece[:, :1] == self.start_token).any(1))
+            x, states = self._advance(Block.extend, piece, states)
+            features.append(x)
+        return torch.cat(features, 1), states
+
+    def _advance(
+        self, step: Callable[[Block, Tensor, State], Any], ids: Tensor, states: States
+    ) -> tuple[Tensor, States]:
         x, after = self.dropout(self.embed(ids)), []
         for block, state in zip(self._blocks(), states, strict=True):
-            x, state = block.extend(x, state)
+            x, state = step(block, x, state)
             after.append(state)
         return self.norm(x), tuple(after)
 
@@ -207,11 +264,22 @@ def matched_width(mixer: Mixer[Any], ffn: FeedForwardKind) -> int:
     return max(width, WIDTH_MULTIPLE)
 
 
-def _factories(mixer: MixerFactory, overrides: Mapping[int, MixerFactory], depth: int) -> list[MixerFactory]:
+def _factories(
+    mixer: MixerFactory | str, overrides: Mapping[int, MixerFactory | str], depth: int
+) -> list[MixerFactory]:
     for layer in overrides:
         if not 0 <= layer < depth:
             raise UsageError(f"overrides names block {layer}; with depth={depth} there are blocks 0 to {depth - 1}.")
-    return [overrides.get(layer, mixer) for layer in range(depth)]
+    return [_factory(overrides.get(layer, mixer)) for layer in range(depth)]
+
+
+def _factory(mixer: MixerFactory | str) -> MixerFactory:
+    if isinstance(mixer, nn.Module):
+        name = type(mixer).__name__
+        raise UsageError(
+            f"mixer is a {name}, built already: write {name} or partial({name}, ...), which builds one a block."
+        )
+    return get(mixer) if isinstance(mixer, str) else mixer
 
 
 def _purpose(name: str) -> str:

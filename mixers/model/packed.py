@@ -1,20 +1,26 @@
 """Rows in which several documents follow each other, each mixed as if alone."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mixers.checks import UsageError
 from mixers.mixer import Mixer
 
 
-def packed(mixer: Mixer[Any], x: Tensor, starts: Tensor) -> Tensor:
-    """What `mixer` makes of each document alone, put back in its place.
+class Documents(NamedTuple):
+    """Where the documents of a batch of rows are, in groups of about the same length."""
 
-    Works for every mixer, since mixers are causal: documents are gathered, filled up on the right, where filling
-    changes nothing before it, and mixed together with others of about their length.
+    groups: tuple[Tensor, ...]  # (documents, longest) each: the index of each token, batch · time behind a shorter one
+    order: Tensor  # (batch · time,): the index of each token among those of the groups
+
+
+def packed(mixer: Mixer[Any], x: Tensor, starts: Tensor) -> Tensor:
+    """The outputs of `mixer` for each document alone, put back in its place.
+
+    Works for every mixer, since mixers are causal: documents are gathered, padded on the right, where padding changes
+    nothing before it, and mixed together with others of about their length.
 
     Args:
         mixer: Mixes the documents.
@@ -29,22 +35,31 @@ def packed(mixer: Mixer[Any], x: Tensor, starts: Tensor) -> Tensor:
     """
     if starts.shape != x.shape[:2] or starts.dtype != torch.bool:
         raise UsageError(f"starts is {starts.dtype} {tuple(starts.shape)}; write torch.bool {tuple(x.shape[:2])}.")
-    starts = starts.clone()
-    starts[:, 0] = True
-    begin = starts.flatten().nonzero().squeeze(1)
-    lengths = torch.diff(begin, append=begin.new_tensor([starts.numel()])).tolist()
-    documents = x.flatten(0, 1).split(lengths)
-    mixed: list[Tensor | None] = [None] * len(documents)
-    for alike in _by_length(lengths):
-        padded = pad_sequence([documents[i] for i in alike], batch_first=True)
-        for i, y in zip(alike, mixer(padded), strict=True):
-            mixed[i] = y[: lengths[i]]
-    return torch.cat([y for y in mixed if y is not None]).view_as(x)
+    return mix_documents(mixer, x, find_documents(starts))
 
 
-def _by_length(lengths: list[int]) -> list[list[int]]:
-    """Indices in groups whose lengths differ by less than a factor of two: at most half of a batch is filling."""
-    groups: dict[int, list[int]] = {}
-    for i, length in enumerate(lengths):
-        groups.setdefault(length.bit_length(), []).append(i)
-    return list(groups.values())
+def find_documents(starts: Tensor) -> Documents:
+    """The documents of rows in which they begin where `starts` (batch, time) is true, and at the first token."""
+    begins = starts.cpu().clone()
+    begins[:, :1] = True
+    begin = begins.flatten().nonzero().squeeze(1)
+    lengths = torch.diff(begin, append=begin.new_tensor([begins.numel()]))
+    # Lengths within a group differ by less than a factor of two: at most half of it is padding.
+    sizes = torch.tensor([length.bit_length() for length in lengths.tolist()], dtype=torch.long)
+    groups = []
+    for size in sizes.unique():
+        first, length = begin[sizes == size, None], lengths[sizes == size, None]
+        token = torch.arange(int(length.max()))
+        groups.append(torch.where(token < length, first + token, begins.numel()))
+    tokens = torch.cat([group.flatten() for group in groups] or [begin])
+    order = tokens.argsort()[: begins.numel()]
+    return Documents(tuple(group.to(starts.device) for group in groups), order.to(starts.device))
+
+
+def mix_documents(mixer: Mixer[Any], x: Tensor, documents: Documents) -> Tensor:
+    """`packed`, for documents that have been found."""
+    if not documents.groups:
+        return mixer(x)
+    tokens = torch.cat([x.flatten(0, 1), x.new_zeros(1, x.shape[2])])
+    mixed = [mixer(tokens.index_select(0, group.flatten()).view(*group.shape, -1)) for group in documents.groups]
+    return torch.cat([y.flatten(0, 1) for y in mixed]).index_select(0, documents.order).view(x.shape)

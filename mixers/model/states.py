@@ -1,4 +1,4 @@
-"""States of single rows, taken out of a batch and joined into one."""
+"""Rows of states, selected from a batch and joined into one."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -13,21 +13,32 @@ Nested = TypeVar("Nested", bound=tuple)  # type: ignore[type-arg]
 
 def select_rows(state: Nested, rows: Tensor | slice) -> Nested:
     """The state of some rows of a batch, in that order; `state` may be a mixer's or a model's."""
-    taken: Nested = pytree.tree_map(lambda leaf: leaf[rows], state)
-    return taken
+    selected: Nested = pytree.tree_map(lambda leaf: leaf[rows], state)
+    return selected
 
 
 def concat_states(states: Sequence[Nested]) -> Nested:
-    """Rows of several batches as one batch. What has grown differently is filled up with zeros at its end."""
+    """Rows of several batches as one batch. What has grown differently is padded with zeros at its end."""
     joined: Nested = pytree.tree_map(_concatenate, *states)
     return joined
 
 
+def where_rows(rows: Tensor, state: Nested, other: Nested) -> Nested:
+    """`state` in the rows (batch,) that are true and `other` in the rest, in the shapes and dtypes of `other`."""
+    chosen: Nested = pytree.tree_map(lambda mine, others: _where(rows, mine, others), state, other)
+    return chosen
+
+
 def _concatenate(*leaves: Any) -> Tensor:
     largest = [max(sizes) for sizes in zip(*(leaf.shape[1:] for leaf in leaves), strict=True)]
-    return torch.cat([_filled(leaf, largest) for leaf in leaves])
+    return torch.cat([_padded(leaf, largest) for leaf in leaves])
 
 
-def _filled(leaf: Tensor, sizes: list[int]) -> Tensor:
+def _where(rows: Tensor, mine: Tensor, others: Tensor) -> Tensor:
+    mine = _padded(mine.to(others.dtype), others.shape[1:])
+    return torch.where(rows.view(-1, *[1] * (mine.dim() - 1)), mine, others)
+
+
+def _padded(leaf: Tensor, sizes: Sequence[int]) -> Tensor:
     missing = [(0, size - own) for size, own in zip(sizes, leaf.shape[1:], strict=True)]
     return F.pad(leaf, [amount for pair in reversed(missing) for amount in pair])

@@ -1,113 +1,106 @@
-"""The command `compare`: carries out a study, and reports what there is."""
+"""The command `compare`: does the runs of a study, and reports what there is."""
 
 import contextlib
 import io
-import json
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from itertools import count
 from pathlib import Path
 
-import torch
 import yaml
-from tqdm import tqdm
 
-from lit_modules.commands.benchmark import machine
-from lit_modules.commands.compare import report, tables, tensorboard
-from lit_modules.commands.compare.cost import Cost, measure_costs, turns
-from lit_modules.commands.compare.results import collect
-from lit_modules.commands.compare.runner import carry_out
-from lit_modules.commands.compare.status import OVER, last_checkpoint, status
-from lit_modules.commands.compare.study import Study, read_study
-from lit_modules.console import aligned, short_path
-from lit_modules.data.cache import replace_text
-from lit_modules.training import checkpoint
-from lit_modules.training.precision import best_precision
+from lit_modules.commands.compare import report, tables
+from lit_modules.commands.compare.cost import costs_of
+from lit_modules.commands.compare.results import Collection
+from lit_modules.commands.compare.runner import check_same, run_all, test_arguments
+from lit_modules.commands.compare.study import Options, Study, read_study
+from lit_modules.console import short_path
+from lit_modules.data.cache import default_cache
+from lit_modules.data.corpora import load_corpus
+from lit_modules.data.datamodule import Text
+from lit_modules.data.readers import READERS
+from lit_modules.evaluation.scores import EvalCorpus, Evaluation
+from lit_modules.training.cli import run_command
+from lit_modules.training.precision import device
 from mixers.checks import UsageError
 
 
 def compare(
-    path: str, folder: str | None, rows: Sequence[str] | None, seeds: Sequence[int] | None, device: torch.device
+    study: str,
+    *,
+    folder: str | None = None,
+    rows: list[str] | None = None,
+    seeds: list[int] | None = None,
+    accelerator: str = "auto",
 ) -> None:
-    """Does what is left of a study's runs, and writes its report.
+    """Trains and tests every row of a study with every seed, and writes a report of it.
+
+    What is finished already is left as it is, and what was begun goes on, so it can be stopped at any moment. Two of
+    these at once share the work. Results are kept in results.parquet of the folder: where it has all runs, the report
+    is only written again, without training anything. The exit code is 1 if a run failed.
 
     Args:
-        path: The study's file.
+        study: The study's YAML file: rows, seeds, and what all runs share.
         folder: Where to keep everything; by default runs/compare/ and the file's name.
-        rows: Do these rows only.
-        seeds: Do these seeds only.
-        device: Where cost is measured.
+        rows: Do these rows only, such as `[RetNet, RWKV]`.
+        seeds: Do these seeds only, such as `[0, 1]`.
+        accelerator: The hardware that the cost of each row is measured on: `auto`, `cpu`, `gpu` or `mps`. That of the
+            training is an option of `fit` in the study.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The study, or the options of one of its rows, is not right.
+        MissingFileError: There is no such file.
+        UsageError: The study, or the options of one of its rows, is not right.
     """
-    study = read_study(path, folder)
-    runs = study.runs(rows, seeds)
-    check(study)
+    asked = read_study(study, folder)
+    runs, collection, measured_on = asked.runs(rows, seeds), Collection(asked), device(accelerator)
+    for run in asked.runs():
+        if not collection.over(run):
+            check_same(run)
+    collection.add(asked.runs())
+    todo = [run for run in runs if not collection.over(run)]
+    if todo:
+        check(asked)
+        check_corpora(asked)
+    print(f"{asked.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
     try:
-        carry_out(study, runs, lambda: _report(study))
+        run_all(todo, lambda run: report.write_tables(collection.add([run])))
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", flush=True)
         raise
-    complete = all(status(run) in OVER for run in study.runs())
-    page = _report(study, *(_costs(study, device) if complete else ({}, {})))
-    found = tables.quality(study, collect(study))
-    print(f"\n{aligned([found.columns, *found.rows])}\n\nreport: {short_path(page)}", flush=True)
+    results = collection.add(asked.runs())
+    collection.keep()
+    complete = all(collection.over(run) for run in asked.runs())
+    page = report.write(results, costs_of(asked, measured_on, measure=complete))
+    print(f"\n{tables.quality(results).text()}\n\nreport: {short_path(page)}", flush=True)
+    if any((run.row, run.seed) in results.failed for run in runs):
+        sys.exit(1)
 
 
 def check(study: Study) -> None:
-    """Raises ValueError if a row's options are no options of `fit`, before hours are spent on the others."""
-    from lit_modules.training.cli import CLI
-
+    """Raises UsageError for options that `fit` or `test` do not take, before hours are spent on the other rows."""
     for row in study.rows:
-        complaint = io.StringIO()
         with tempfile.TemporaryDirectory() as folder:
             options = Path(folder, "options.yaml")
             options.write_text(yaml.safe_dump(study.run(row, study.seeds[0]).options), encoding="utf-8")
-            try:
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(complaint):
-                    CLI(["fit", f"--config={options}", "--print_config"])
-            except SystemExit as ended:
-                if ended.code:
-                    reason = complaint.getvalue().strip().removeprefix("error: ")
-                    raise UsageError(f"row {row!r} of {study.name}: {reason}") from None
+            _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
+    _parse(["test", *test_arguments(study.test)], f"test of {study.name}")
+    others = [EvalCorpus(**other) if isinstance(other, dict) else other for other in study.test.get("corpora", [])]
+    asked: Options = {"split": "test", "contexts": [], "max_tokens": None} | study.test
+    Evaluation(Text(**study.fit["data"]), asked["split"], others, asked["contexts"], asked["max_tokens"])
 
 
-def _report(study: Study, costs: Mapping[str, Cost] = {}, machine: Mapping[str, str] = {}) -> Path:
-    """Writes the report of what is there by now; where its page is."""
-    rows = collect(study)
-    folder = report.write(study, rows, dict(costs), dict(machine))
-    tensorboard.write(study.folder / "tensorboard", rows, (folder / "report.md").read_text(encoding="utf-8"))
-    return folder / "index.html"
+def check_corpora(study: Study) -> None:
+    """Raises UsageError for a corpus that is neither packaged nor a file here; nothing is asked of the Hub."""
+    corpora = [study.options(row)["data"].get("corpus", "sotu") for row in study.rows]
+    corpora += [other if isinstance(other, str) else other["corpus"] for other in study.test.get("corpora", [])]
+    for corpus in dict.fromkeys(corpora):
+        if "/" not in corpus or Path(corpus).suffix in READERS:
+            load_corpus(corpus, cache_dir=default_cache())
 
 
-def _costs(study: Study, device: torch.device) -> tuple[dict[str, Cost], dict[str, str]]:
-    """The cost of every row, and what it was measured on; kept, so that a report written again has the same."""
-    kept = study.folder / "cost.json"
-    if kept.is_file():
-        return _from_json(kept.read_text(encoding="utf-8"))
-    finished = [run for run in study.runs() if status(run) == "finished"]
-    if not finished:
-        return {}, {}
-    vocab_size: int = checkpoint.load(last_checkpoint(finished[0]))["hyper_parameters"]["vocab_size"]
-    dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
-    print(f"\nmeasuring what a row costs: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
-    each, done = turns(study) // study.cost.rounds, count(1)
-    with tqdm(total=turns(study), desc="cost", unit="turn", leave=False, disable=None) as bar:
-
-        def progress(_: str) -> None:
-            bar.update()
-            if bar.disable and (turn := next(done)) % each == 0:  # in a log a line serves better
-                print(f"round {turn // each} of {study.cost.rounds}", flush=True)
-
-        costs = measure_costs(study, vocab_size, dtype, device, progress)
-    measured_on = machine(device)
-    by_row = {row: cost._asdict() for row, cost in costs.items()}
-    replace_text(kept, json.dumps({"machine": measured_on, "rows": by_row}))
-    return costs, measured_on
-
-
-def _from_json(text: str) -> tuple[dict[str, Cost], dict[str, str]]:
-    content = json.loads(text)
-    return {row: Cost.of(cost) for row, cost in content["rows"].items()}, content["machine"]
+def _parse(argv: list[str], whose: str) -> None:
+    """Raises UsageError if a command line cannot be parsed."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+            run_command([*argv, "--print_config"])
+    except UsageError as error:
+        raise UsageError(f"{whose}: {error}") from error

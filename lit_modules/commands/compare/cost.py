@@ -1,25 +1,28 @@
-"""Phase each row's model costs, measured: the RetNet paper's Table 1 claims it, this looks."""
+"""What each row's model costs, measured: the RetNet paper's Table 1 claims it without numbers."""
 
+import inspect
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
-from lit_modules.commands.compare.study import Options, Study, overlaid
+from lit_modules.commands.benchmark import machine
+from lit_modules.commands.compare.runner import last_checkpoint
+from lit_modules.commands.compare.study import Options, Study
+from lit_modules.data.cache import replace_text
+from lit_modules.training import checkpoint
 from lit_modules.training.mixer_config import factory
+from lit_modules.training.precision import best_precision
 from mixers import LanguageModel
 from mixers.benchmark import Case, Phase, Row, language_model, measure
 
 REPEATS = 3  # timed runs in a turn
 SHORT = 64  # tokens of the short sequences that one long one is compared with
-NOT_OF_THE_MODEL = {  # but of its training
-    "lr", "schedule", "min_lr_ratio", "warmup_steps", "decay_steps", "weight_decay", "betas", "seed", "compile",
-}  # fmt: skip
-
-Progress = Callable[[str], object]
 
 
 class Growth(NamedTuple):
@@ -65,7 +68,7 @@ class Cost(NamedTuple):
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> "Cost":
-        """Phase was written as JSON, which knows no tuples with names."""
+        """From JSON, which knows no tuples with names."""
         typed: Any = {
             name: (Growth if cls.__annotations__[name] is Growth else Spread)(*value)
             if isinstance(value, list)
@@ -75,42 +78,67 @@ class Cost(NamedTuple):
         return cls(**typed)
 
 
-def measure_costs(
-    study: Study, vocab_size: int, dtype: torch.dtype, device: torch.device, progress: Progress
-) -> dict[str, Cost]:
+class Costs(NamedTuple):
+    """The cost of each row, and the machine that it was measured on."""
+
+    rows: dict[str, Cost]
+    machine: dict[str, str]
+
+
+def costs_of(study: Study, device: torch.device, *, measure: bool) -> Costs | None:
+    """What is kept in cost.json, so that a report written again has the same; else measured, if asked and possible.
+
+    Args:
+        study: The study.
+        device: Where to measure.
+        measure: Whether to, if nothing is kept.
+    """
+    kept = study.folder / "cost.json"
+    if kept.is_file():
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        return Costs({row: Cost.of(cost) for row, cost in content["rows"].items()}, content["machine"])
+    trained = [last for run in study.runs() if (last := last_checkpoint(run)).is_file()]
+    if not (measure and trained):
+        return None
+    vocab_size: int = checkpoint.read_file(trained[0])["hyper_parameters"]["vocab_size"]
+    dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
+    print(f"\nmeasuring the cost of each row: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
+    costs = Costs(measure_costs(study, vocab_size, dtype, device), machine(device))
+    rows = {row: cost._asdict() for row, cost in costs.rows.items()}
+    replace_text(kept, json.dumps({"machine": costs.machine, "rows": rows}))
+    return costs
+
+
+def measure_costs(study: Study, vocab_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Cost]:
     """The cost of every row's model, the rows taking turns.
 
     Args:
-        study: Phase to measure.
+        study: The study.
         vocab_size: Number of distinct tokens.
         dtype: Half precision for training in autocast; one more token is always float32.
         device: Where to measure.
-        progress: Is told the name of each row when its turn at a setting is over.
     """
-    models = {row: overlaid(study.fit, options)["model"] for row, options in study.rows.items()}
-    subjects = {row: language_model(partial(built, options)) for row, options in models.items()}
-    wanted = _settings(study, Case(length=0, vocab_size=vocab_size, dtype=dtype, device=device))
-    found: dict[str, list[list[Row]]] = {row: [[] for _ in wanted] for row in subjects}
-    for _ in range(study.cost.rounds):
-        for place, (what, at) in enumerate(wanted):
-            for row in measure(what, subjects, [at], rounds=1, repeats=REPEATS, progress=progress):
-                found[row.subject][place].append(row)
+    models = {row: language_model(partial(build_model, study.options(row)["model"])) for row in study.rows}
+    cases = _cases(study, Case(length=0, vocab_size=vocab_size, dtype=dtype, device=device))
+    found: dict[str, list[list[Row]]] = {row: [[] for _ in cases] for row in models}
+    rounds = study.cost.rounds
+    with tqdm(total=rounds * len(cases) * len(models), desc="cost", unit="turn", leave=False, disable=None) as bar:
+        for turn in range(rounds):
+            for place, (phase, at) in enumerate(cases):
+                for row in measure(phase, models, [at], rounds=1, repeats=REPEATS, progress=lambda _: bar.update()):
+                    found[row.subject][place].append(row)
+            tqdm.write(f"round {turn + 1} of {rounds}")
     return {row: _cost(rows, found[study.first]) for row, rows in found.items()}
 
 
-def turns(study: Study) -> int:
-    """How often `measure_costs` tells of progress."""
-    return len(_settings(study, Case(length=0))) * study.cost.rounds * len(study.rows)
-
-
-def built(options: Options, at: Case) -> LanguageModel:
-    """The model of a row's options, `model` of `fit`."""
-    known = {name: value for name, value in options.items() if name not in NOT_OF_THE_MODEL}
+def build_model(options: Options, at: Case) -> LanguageModel:
+    """The model of a row's options, `model` of `fit`, without those of its training."""
+    known = {name: options[name] for name in inspect.signature(LanguageModel).parameters if name in options}
     overrides = {index: factory(mixer) for index, mixer in known.pop("overrides", {}).items()}
     return LanguageModel(factory(known.pop("mixer")), overrides=overrides, vocab_size=at.vocab_size, **known)
 
 
-def _settings(study: Study, at: Case) -> list[tuple[Phase, Case]]:
+def _cases(study: Study, at: Case) -> list[tuple[Phase, Case]]:
     """As in training; as many tokens as the longest length, in short sequences; then each length, twice."""
     data, lengths = study.fit["data"], study.cost.lengths
     one = [at._replace(length=length, batch_size=1) for length in lengths]

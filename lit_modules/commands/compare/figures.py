@@ -1,7 +1,8 @@
 """The pictures of a report, as SVG."""
 
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -10,14 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from lit_modules.commands.compare.cost import Cost
-from lit_modules.commands.compare.results import RowResult
-from lit_modules.commands.compare.tables import to_the_first
+from lit_modules.commands import plots
+from lit_modules.commands.compare.cost import Costs
+from lit_modules.commands.compare.results import SMOOTHED, Results
 
-SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
-COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 LINE = 0.042  # height of a line of small print, as a part of an axis
-DASHES = ("-", "--", ":", "-.")
 
 
 class Picture(NamedTuple):
@@ -27,9 +25,9 @@ class Picture(NamedTuple):
     svg: str
 
 
-def differences(rows: Sequence[RowResult]) -> Picture | None:
+def differences(results: Results) -> Picture | None:
     """Each row's difference to the first, with its interval."""
-    found = to_the_first(rows)
+    found, first = results.differences, results.study.first
     if not found:
         return None
     figure = Figure(figsize=(7.5, 0.9 + 0.34 * len(found)), layout="constrained")
@@ -41,98 +39,84 @@ def differences(rows: Sequence[RowResult]) -> Picture | None:
     axes.set_yticks(range(len(found)), labels=list(reversed(found)))
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.axvline(0, color="#cc3311", linewidth=1)
-    axes.set_xlabel(f"nats a token more than {rows[0].name}")
+    axes.set_xlabel(f"test loss minus that of {first}, nats per token (lower is better)")
     axes.grid(visible=True, axis="x", alpha=0.3)
-    note = "Dots are means over seeds, bars the 95 % intervals; grey where zero lies within."
-    return picture(figure, "differences", f"Difference to {rows[0].name}", note)
+    note = "Dots are means over seeds, bars the 95 % intervals; grey where zero lies within. "
+    note += f"Left of zero is better than {first}."
+    return picture(figure, "differences", f"Difference to {first}", note)
 
 
-def curves(rows: Sequence[RowResult]) -> Picture | None:
+def curves(results: Results) -> Picture | None:
     """Training loss by step, and its difference to the first row."""
-    known = {row.name: curve(row) for row in rows if row.results}
-    if not known:
+    losses, first = results.mean("steps"), results.study.first
+    if losses.empty:
         return None
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     loss, apart = figure.subplots(1, 2)
-    first = known.get(rows[0].name)
-    for name, (steps, values) in known.items():
-        style = styles(rows)[name]
-        loss.plot(steps, values, label=name, **style)
-        if first is not None and len(first[0]) == len(steps):
-            apart.plot(steps, values - first[1], **style)
-    late = np.concatenate([values[len(values) // 8 :] for _, values in known.values()])
-    loss.set(xlabel="step", ylabel="training loss, nats a token", ylim=(late.min() - 0.1, late.max() + 0.1))
-    apart.set(xlabel="step", ylabel=f"more than {rows[0].name}")
+    for row, style in styles(results, losses.index):
+        loss.plot(losses.columns, losses.loc[row], label=row, **style)
+        if first in losses.index:
+            apart.plot(losses.columns, losses.loc[row] - losses.loc[first], **style)
+    late = losses.iloc[:, len(losses.columns) // 8 :]
+    loss.set(xlabel="step", ylabel="training loss, nats per token (lower is better)")
+    loss.set_ylim(late.min().min() - 0.1, late.max().max() + 0.1)
+    apart.set(xlabel="step", ylabel=f"training loss minus that of {first}, nats per token")
     _finish(figure, loss, apart)
-    note = f"Means over seeds and {SMOOTHED} logged steps; the same batches for all rows."
+    note = f"Means over seeds and {SMOOTHED} logged steps. All rows read the same batches."
     return picture(figure, "curves", "Training", note)
 
 
-def positions(rows: Sequence[RowResult]) -> Picture | None:
+def positions(results: Results) -> Picture | None:
     """Perplexity by position in the context."""
-    known = [row for row in rows if row.results and row.results[0].positions]
-    if not known:
+    losses = results.mean("positions")
+    if losses.empty:
         return None
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     axes = figure.subplots()
-    for row in known:
-        points = row.results[0].positions
-        losses = np.mean([[point.loss for point in result.positions] for result in row.results], axis=0)
-        middles = [(point.first * point.last) ** 0.5 for point in points]
-        axes.plot(middles, np.exp(losses), marker="o", markersize=3, label=row.name, **styles(rows)[row.name])
-    axes.set(xscale="log", yscale="log", xlabel="position in the context", ylabel="perplexity")
-    axes.set_xticks(middles, labels=[f"{point.first:,}" for point in points])
+    firsts = list(losses.columns)
+    lasts = results.of("positions").groupby("at")["last"].first()
+    middles = [float(first * lasts[first]) ** 0.5 for first in firsts]
+    for row, style in styles(results, losses.index):
+        axes.plot(middles, np.exp(losses.loc[row]), marker="o", markersize=3, label=row, **style)
+    axes.set(xscale="log", yscale="log", xlabel="position in the context", ylabel="perplexity (lower is better)")
+    axes.set_xticks(middles, labels=[f"{first:,}" for first in firsts])
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(8))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
     _finish(figure, axes)
-    note = "Means over seeds, of positions from each mark to just before the next; runs trained on shorter sequences "
-    note += "than this meet positions at the right that they have never seen."
+    note = "Means over seeds, of the positions from each tick to just before the next. Models trained on shorter "
+    note += "sequences than these have never seen the positions at the right."
     return picture(figure, "positions", "Perplexity by position", note)
 
 
-def quality_against_cost(rows: Sequence[RowResult], costs: dict[str, Cost]) -> Picture | None:
+def quality_against_cost(results: Results, costs: Costs) -> Picture | None:
     """Loss against training speed, and against the size of the state."""
-    known = [row for row in rows if row.results and row.name in costs]
+    known = [row for row in results.finished if row in costs.rows]
     if not known:
         return None
     figure = Figure(figsize=(11, 5), layout="constrained")
-    panels = (
-        ("training, tokens/s", [costs[row.name].tokens_per_second for row in known]),
-        (
-            f"state after {costs[known[0].name].state_bytes.lengths[-1]:,} tokens, KiB",
-            [bytes_ / 1024 if (bytes_ := costs[row.name].state_bytes.values[-1]) else None for row in known],
-        ),
+    state = costs.rows[known[0]].state_bytes
+    speeds = {row: costs.rows[row].tokens_per_second for row in known}
+    sizes: dict[str, float | None] = {row: (costs.rows[row].state_bytes.values[-1] or 0) / 1024 for row in known}
+    panels: tuple[tuple[str, str, dict[str, float | None]], ...] = (
+        ("training speed, tokens/s (higher is better)", "linear", speeds),
+        (f"state after {state.lengths[-1]:,} tokens, KiB (lower is better)", "log", sizes),
     )
-    for axes, (label, prices), scale in zip(figure.subplots(1, 2), panels, ("linear", "log"), strict=True):
-        points = [
-            (float(np.mean(row.losses)), price, row.name)
-            for row, price in zip(known, prices, strict=True)
-            if price is not None
-        ]
-        axes.set(xlabel=label, ylabel="test loss, nats a token", xscale=scale)
+    mean, named = results.losses.mean(axis=1), dict(styles(results, known))
+    for axes, (label, scale, prices) in zip(figure.subplots(1, 2), panels, strict=True):
+        points = [(float(mean[row]), price, row) for row, price in prices.items() if price]
+        axes.set(xlabel=label, ylabel="test loss, nats per token (lower is better)", xscale=scale)
         axes.grid(visible=True, alpha=0.3)
-        _named(axes, sorted(points), styles(rows))
-    note = "Mean test loss over seeds; lower is better. Cost as in the table above."
+        _named(axes, sorted(points), named)
+    note = "Mean test loss over seeds. Cost as in the table above."
     return picture(figure, "cost", "Quality against cost", note)
 
 
-def curve(row: RowResult) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and smoothed training losses, the mean over the row's runs."""
-    known = [result.curve for result in row.results]
-    steps = sorted(set.intersection(*(set(one) for one in known)))
-    losses = np.mean([[one[step] for step in steps] for one in known], axis=0)
-    window = min(SMOOTHED, len(steps))
-    smooth = np.convolve(losses, np.full(window, 1 / window), mode="valid")
-    return np.array(steps[window - 1 :]), smooth
-
-
-def styles(rows: Sequence[RowResult]) -> dict[str, dict[str, Any]]:
-    """A colour and a dash for each row, the same in every picture."""
-    return {
-        row.name: {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place // len(COLOURS) % len(DASHES)]}
-        for place, row in enumerate(rows)
-    }
+def styles(results: Results, rows: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows with a colour and a dash, the same in every picture."""
+    known = dict(zip(results.study.rows, plots.styles(), strict=False))
+    for row in rows:
+        yield row, {name: known[row][name] for name in ("color", "linestyle")}
 
 
 def _named(axes: Axes, points: Sequence[tuple[float, float, str]], how: Mapping[str, Mapping[str, Any]]) -> None:
@@ -158,8 +142,9 @@ def _finish(figure: Figure, *panels: Axes) -> None:
 
 def picture(figure: Figure, name: str, title: str, note: str) -> Picture:
     """The same for the same numbers; names within it are its own, so that several fit on one page."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.sans-serif": ["DejaVu Sans"]}):
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     drawn = file.getvalue()
-    return Picture(name, title, note, drawn[drawn.index("<svg") :])
+    drawn = re.sub(r"(\.\d\d)\d+", r"\1", drawn[drawn.index("<svg") :])  # a hundredth of a point cannot be seen
+    return Picture(name, title, note, re.sub(r"\s*\n\s*", " ", drawn) + "\n")

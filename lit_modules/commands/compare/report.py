@@ -1,59 +1,66 @@
-"""The report of a study: Markdown, CSV, and a page that opens from disk."""
+"""The report of a study: Markdown with its pictures, CSV, a page that opens from disk, and TensorBoard."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+import shutil
 from pathlib import Path
 
-import numpy as np
+import jinja2
+import pandas as pd
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 
-from lit_modules.commands.compare import cost_tables, figures, page, tables
-from lit_modules.commands.compare.cost import Cost
-from lit_modules.commands.compare.difference import spread
+from lit_modules.commands.compare import figures, tables
+from lit_modules.commands.compare.cost import Costs
 from lit_modules.commands.compare.figures import Picture
-from lit_modules.commands.compare.results import RowResult
+from lit_modules.commands.compare.results import Results
 from lit_modules.commands.compare.study import Study
-from lit_modules.commands.compare.tables import Table
+from lit_modules.commands.table import Table
 from lit_modules.data.cache import replace_text
 
-
-def write(study: Study, rows: Sequence[RowResult], costs: dict[str, Cost], machine: dict[str, str]) -> Path:
-    """Writes the report of what is there by now; the folder it is in."""
-    folder = study.folder / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = _parts(study, rows, costs, machine)
-    for part in parts:
-        if isinstance(part, Picture):
-            replace_text(folder / f"{part.name}.svg", part.svg)
-    replace_text(folder / "rows.csv", rows_csv(rows, costs))
-    replace_text(folder / "runs.csv", runs_csv(rows))
-    replace_text(folder / "pieces.csv", pieces_csv(rows))
-    replace_text(folder / "report.md", markdown(study, parts))
-    replace_text(folder / "index.html", page.html(heading(study), settings(study), parts))
-    return folder
+TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
 
 
-def _parts(
-    study: Study, rows: Sequence[RowResult], costs: dict[str, Cost], machine: dict[str, str]
-) -> list[Table | Picture]:
-    """In the order in which they are read; what there are no numbers for is left out."""
+def write_tables(results: Results) -> None:
+    """The report without pictures, which are for when all is done."""
+    _write(results, [tables.quality(results), tables.failures(results), tables.other_corpora(results)], None)
+
+
+def write(results: Results, costs: Costs | None) -> Path:
+    """Writes all of the report; where its page is. What there are no numbers for is left out."""
     parts: list[Table | Picture | None] = [
-        tables.quality(study, rows),
-        tables.failures(rows),
-        figures.differences(rows),
-        figures.curves(rows),
-        tables.out_of_domain(rows),
-        figures.positions(rows),
-        tables.contexts(rows),
+        tables.quality(results),
+        tables.failures(results),
+        figures.differences(results),
+        figures.curves(results),
+        tables.other_corpora(results),
+        figures.positions(results),
+        tables.contexts(results),
     ]
     if costs:
         parts += [
-            cost_tables.prices(costs, machine),
-            figures.quality_against_cost(rows, costs),
-            cost_tables.the_papers_table(costs, rows),
+            tables.prices(costs),
+            figures.quality_against_cost(results, costs),
+            tables.the_papers_table(costs, results),
         ]
-    return [part for part in parts if part is not None]
+    folder = _write(results, parts, costs)
+    there = [part for part in parts if part]
+    for part in there:
+        if isinstance(part, Picture):
+            replace_text(folder / f"{part.name}.svg", part.svg)
+    study = results.study
+    page = TEMPLATES.get_template("report.html").render(title=heading(study), settings=settings(study), parts=there)
+    replace_text(folder / "index.html", page)
+    write_tensorboard(results, (folder / "report.md").read_text(encoding="utf-8"))
+    return folder / "index.html"
+
+
+def _write(results: Results, parts: list[Table | Picture | None], costs: Costs | None) -> Path:
+    folder = results.study.folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_text(folder / "rows.csv", rows(results, costs).to_csv(index=False))
+    runs = results.of("corpora")[["row", "seed", "corpus", "tokens", "loss", "bits_per_byte"]]
+    replace_text(folder / "runs.csv", runs.to_csv(index=False))
+    replace_text(folder / "report.md", markdown(results.study, [part for part in parts if part]))
+    return folder
 
 
 def heading(study: Study) -> str:
@@ -62,84 +69,66 @@ def heading(study: Study) -> str:
 
 def settings(study: Study) -> str:
     """The study's own file, as it was understood."""
-    shared = {"seeds": list(study.seeds), "fit": study.fit, "rows": study.rows, "test": study.test}
+    shared = {"seeds": study.seeds, "fit": study.fit, "rows": study.rows, "test": study.test}
     return yaml.safe_dump(shared, sort_keys=False, allow_unicode=True)
 
 
-def markdown(study: Study, parts: Sequence[Table | Picture]) -> str:
+def markdown(study: Study, parts: list[Table | Picture]) -> str:
     text = [f"# {heading(study)}"]
     for part in parts:
         text += [f"## {part.title}", part.note]
-        text.append(_markdown_table(part) if isinstance(part, Table) else f"![{part.title}]({part.name}.svg)")
-    return "\n\n".join([*text, "## Settings", f"```yaml\n{settings(study)}```"]) + "\n"
+        text.append(part.markdown() if isinstance(part, Table) else f"![{part.title}]({part.name}.svg)")
+    return "\n\n".join(text) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
-    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def rows_csv(rows: Sequence[RowResult], costs: dict[str, Cost]) -> str:
-    """One line a row, numbers in full."""
-    corpora, apart = tables.tested_corpora(rows), tables.to_the_first(rows)
+def rows(results: Results, costs: Costs | None) -> pd.DataFrame:
+    """One line for each row, numbers in full."""
     lines = []
-    for row in rows:
-        found, cost = apart.get(row.name), costs.get(row.name)
-        finished = bool(row.results)
+    for row, losses in results.losses.iterrows():
+        apart, cost = results.differences.get(row), costs.rows.get(row) if costs else None
+        reasons = [f"seed {seed}: {reason}" for (name, seed), reason in results.failed.items() if name == row]
         lines.append(
             {
-                "row": row.name,
-                "runs": len(row.results),
-                "loss": np.mean(row.losses) if finished else None,
-                "loss_deviation": spread(row.losses),
-                "difference": found and found.mean,
-                "low": found and found.low,
-                "high": found and found.high,
-                **{f"loss_{corpus}": row.on(corpus) if finished else None for corpus in corpora[1:]},
+                "row": row,
+                "runs": losses.count(),
+                "loss": losses.mean(),
+                "loss_deviation": losses.std(),
+                "difference": apart and apart.mean,
+                "low": apart and apart.low,
+                "high": apart and apart.high,
+                **{f"loss_{corpus}": results.on(corpus).loc[row].mean() for corpus in results.corpora[1:]},
                 "parameters": cost and cost.parameters,
                 "tokens_per_second": cost and cost.tokens_per_second,
                 "peak_bytes": cost and cost.peak_bytes,
                 "state_bytes": cost and cost.state_bytes.values[-1],
-                "failed": "; ".join(f"seed {seed}: {reason}" for seed, reason in row.failed.items()),
+                "failed": "; ".join(reasons),
             }
         )
-    return _csv(lines)
+    return pd.DataFrame(lines)
 
 
-def runs_csv(rows: Sequence[RowResult]) -> str:
-    """One line a run and corpus."""
-    return _csv(
-        [
-            {
-                "row": row.name,
-                "seed": result.run.seed,
-                "corpus": corpus,
-                "tokens": found.tokens,
-                "loss": found.loss,
-                "bits_per_byte": found.bits_per_byte,
-            }
-            for row in rows
-            for result in row.results
-            for corpus, found in result.corpora.items()
-        ]
-    )
+def write_tensorboard(results: Results, report: str) -> None:
+    """Writes what the finished runs were made of and their results, and the report as text.
 
-
-def pieces_csv(rows: Sequence[RowResult]) -> str:
-    """One line a run and piece of the training corpus's test: what the intervals are drawn from."""
-    return _csv(
-        [
-            {"row": row.name, "seed": result.run.seed, "piece": piece, "tokens": int(tokens), "nats": nats}
-            for row in rows
-            for result in row.results
-            for piece, (tokens, nats) in enumerate(next(iter(result.pieces.values())))
-        ]
-    )
-
-
-def _csv(lines: Sequence[Mapping[str, object]]) -> str:
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(lines[0]) if lines else ["row"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return file.getvalue()
+    TensorBoard then has a table of runs to sort by what they were made of, beside their own curves.
+    """
+    folder = results.study.folder / "tensorboard"
+    shutil.rmtree(folder, ignore_errors=True)
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_text("report", report)
+    for (row, seed), numbers in results.table.groupby(["row", "seed"], sort=False):
+        run = results.study.run(row, seed)
+        model = {name: value for name, value in run.options["model"].items() if isinstance(value, str | int | float)}
+        made_of = {"row": row, "seed": seed, **model, "max_steps": run.options["trainer"]["max_steps"]}
+        tested = numbers[numbers["kind"] == "corpora"]
+        metrics = {"test/loss": tested["loss"].iloc[0]}
+        metrics |= {f"test/loss {corpus}": loss for corpus, loss in zip(tested["corpus"], tested["loss"], strict=True)}
+        by_context = numbers[numbers["kind"] == "contexts"]
+        metrics |= {
+            f"test/last 128 of {at}": loss for at, loss in zip(by_context["at"], by_context["loss"], strict=True)
+        }
+        with SummaryWriter(str(folder / run.folder.parent.name / run.folder.name)) as writer:
+            writer.add_hparams(made_of, metrics, run_name=".")
+            by_position = numbers[numbers["kind"] == "positions"]
+            for loss, last in zip(by_position["loss"], by_position["last"], strict=True):
+                writer.add_scalar("test/loss by position", loss, last)

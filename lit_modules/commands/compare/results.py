@@ -1,112 +1,231 @@
-"""What came out of the runs, read from their folders."""
+"""Results of a study's runs as one table, each run's read once and kept in results.parquet."""
 
-import csv
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_modules.commands.compare.status import status, why_it_failed
+from lit_modules.commands.compare.runner import status, why_it_failed
 from lit_modules.commands.compare.study import Run, Study
 
+SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
 ALL_SCALARS = {"scalars": 0}  # TensorBoard's reader thins out what it is not told to keep
 
+# The columns of each table of `test`, as those of all results: `at` is the place that `kind` says, losses are nats per
+# token. A piece is a stretch of the training corpus's test text, a step one of training.
+TABLES = {
+    "corpora": {"corpus": "corpus", "tokens": "tokens", "loss": "loss", "bits_per_byte": "bits_per_byte"},
+    "pieces": {"corpus": "corpus", "piece": "at", "tokens": "tokens", "nats": "nats"},
+    "positions": {"first": "at", "last": "last", "loss": "loss"},
+    "contexts": {"context": "at", "loss": "loss"},
+}
+COLUMNS = {
+    **dict.fromkeys(("row", "digest", "kind", "corpus"), "str"),  # digest: of the options that the run was made with
+    **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
+    **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
+}
+DRAWS = 10_000  # of a bootstrap
+COVERED = 0.95
 
-class OnCorpus(NamedTuple):
-    """A run's result on one corpus."""
 
-    tokens: int
-    loss: float  # nats a token
-    bits_per_byte: float
+class Difference(NamedTuple):
+    """Mean loss of a row minus that of another, in nats per token, with the 95 % interval, nan if unknown."""
 
+    mean: float
+    low: float
+    high: float
 
-class Point(NamedTuple):
-    """Loss over the positions first to last of a context, the first being 1."""
-
-    first: int
-    last: int
-    loss: float
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
-class Result:
-    """A finished run."""
+class Results:
+    """The finished runs of a study, and why others failed.
 
-    run: Run
-    corpora: dict[str, OnCorpus]  # the first is that of training
-    positions: list[Point]
-    contexts: dict[int, float]  # loss of the last 128 tokens, by the tokens read in all
-    pieces: dict[str, np.ndarray]  # for each corpus the tokens and nats of consecutive pieces: (pieces, 2)
+    Args:
+        study: The study.
+        table: A line for each number, with `COLUMNS`; without a seed it is a mean over seeds.
+        failed: The reason of each run that failed, by row and seed.
+    """
 
-    @property
-    def loss(self) -> float:
-        return next(iter(self.corpora.values())).loss
+    study: Study
+    table: pd.DataFrame
+    failed: dict[tuple[str, int], str]
+
+    def of(self, kind: str) -> pd.DataFrame:
+        return self.table[self.table["kind"] == kind]
 
     @cached_property
-    def curve(self) -> dict[int, float]:
-        """Training loss by optimizer step."""
-        events = EventAccumulator(str(self.run.folder), ALL_SCALARS).Reload()
-        return {event.step: event.value for event in events.Scalars("train/loss")}
+    def corpora(self) -> list[str]:
+        """The corpora that every finished run was tested on, that of training first."""
+        tested = self.of("corpora").groupby(["row", "seed"], sort=False)["corpus"].agg(list).tolist()
+        return [corpus for corpus in tested[0] if all(corpus in others for others in tested)] if tested else []
 
+    def on(self, corpus: str, quantity: str = "loss") -> pd.DataFrame:
+        """A quantity of each run on a corpus, one row for each of the study and one column for each seed."""
+        found = self.of("corpora")
+        found = found[found["corpus"] == corpus].pivot(index="row", columns="seed", values=quantity)
+        return found.reindex(index=list(self.study.rows), columns=self.study.seeds).astype(float)
 
-@dataclass(frozen=True)
-class RowResult:
-    """The runs of a row: those that finished, and why others failed, by seed."""
-
-    name: str
-    results: list[Result]
-    failed: dict[int, str]
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """The test loss of each run on the training corpus, (rows, seeds), in nats per token; nan if it is missing."""
+        none = pd.DataFrame(index=list(self.study.rows), columns=self.study.seeds, dtype=float)
+        return self.on(self.corpora[0]) if self.corpora else none
 
     @property
-    def losses(self) -> list[float]:
-        return [result.loss for result in self.results]
+    def finished(self) -> list[str]:
+        """The rows that have a finished run."""
+        return list(self.losses.dropna(how="all").index)
 
-    def on(self, corpus: str) -> float:
-        """Mean loss on a corpus."""
-        return float(np.mean([result.corpora[corpus].loss for result in self.results]))
+    def mean(self, kind: str) -> pd.DataFrame:
+        """Mean loss over seeds by row and `at`, of rows that have one."""
+        found = self.of(kind).groupby(["row", "at"], sort=False)["loss"].mean().unstack()
+        return found.reindex([row for row in self.study.rows if row in found.index])
 
+    @cached_property
+    def differences(self) -> dict[str, Difference]:
+        """The difference of each other row to the first on the training corpus, where they have a seed in common."""
+        found = {row: self.difference(row, self.study.first) for row in self.finished if row != self.study.first}
+        return {row: value for row, value in found.items() if value is not None}
 
-def collect(study: Study) -> list[RowResult]:
-    """The results of all runs, by row."""
-    return [_row(row, [study.run(row, seed) for seed in study.seeds]) for row in study.rows]
+    def difference(self, row: str, other: str) -> Difference | None:
+        """A paired bootstrap over seeds and pieces of text; None where the two have no seed in common.
 
+        Runs with the same seed read the same text in the same order, and both are tested on the same pieces, so each
+        pair of (seed, piece) gives one difference.
+        """
+        ours, theirs = self._pieces(row, "nats"), self._pieces(other, "nats")
+        seeds = ours.index.intersection(theirs.index)
+        if seeds.empty:
+            return None
+        tokens = self._pieces(row, "tokens").loc[seeds[0]]
+        return bootstrap((ours.loc[seeds] - theirs.loc[seeds]).to_numpy(float), tokens.to_numpy(float))
 
-def _row(name: str, runs: Sequence[Run]) -> RowResult:
-    results = [read(run) for run in runs if status(run) == "finished"]
-    failed = {run.seed: why_it_failed(run) for run in runs if status(run) == "failed"}
-    failed |= {result.run.seed: "the test loss is not a number" for result in results if not math.isfinite(result.loss)}
-    return RowResult(name, [result for result in results if result.run.seed not in failed], failed)
-
-
-def read(run: Run) -> Result:
-    """The result of a finished run."""
-    folder = run.folder / "test"
-    corpora = {
-        line["corpus"]: OnCorpus(int(line["tokens"]), float(line["loss"]), float(line["bits_per_byte"]))
-        for line in _lines(folder / "corpora.csv")
-    }
-    pieces: dict[str, list[tuple[float, float]]] = {corpus: [] for corpus in corpora}
-    for line in _lines(folder / "pieces.csv"):
-        pieces[line["corpus"]].append((float(line["tokens"]), float(line["nats"])))
-    return Result(
-        run=run,
-        corpora=corpora,
-        positions=[
-            Point(int(line["first"]), int(line["last"]), float(line["loss"]))
-            for line in _lines(folder / "positions.csv")
-        ],
-        contexts={int(line["context"]): float(line["loss"]) for line in _lines(folder / "contexts.csv")},
-        pieces={corpus: np.array(numbers) for corpus, numbers in pieces.items()},
-    )
+    def _pieces(self, row: str, quantity: str) -> pd.DataFrame:
+        """(seeds, pieces)"""
+        pieces = self.of("pieces")
+        return pieces[pieces["row"] == row].pivot(index="seed", columns="at", values=quantity)
 
 
-def _lines(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+class Collection:
+    """Reads each finished run once, however often results are asked for.
+
+    Args:
+        study: The study, whose results.parquet holds the runs that were read before.
+    """
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.failed: dict[tuple[str, int], str] = {}
+        self._read = [_kept(study)]
+        self._known = set(zip(self._read[0]["row"], self._read[0]["seed"], strict=True))
+
+    def over(self, run: Run) -> bool:
+        """Whether a run has finished or failed, and will not be done again."""
+        return (run.row, run.seed) in self._known | self.failed.keys()
+
+    def add(self, runs: Iterable[Run]) -> Results:
+        """The results so far, with those of some runs as far as they are over."""
+        for run in runs:
+            if self.over(run):
+                continue
+            now = status(run)
+            if now == "finished":
+                self._read.append(read(run, self.study.digest(run.row)))
+                self._known.add((run.row, run.seed))
+            elif now == "failed":
+                self.failed[run.row, run.seed] = why_it_failed(run)
+        return self.results()
+
+    def results(self) -> Results:
+        """The results so far; a run whose loss is not a number has failed."""
+        table = pd.concat(self._read, ignore_index=True)
+        order = {row: place for place, row in enumerate(self.study.rows)}
+        table = table.sort_values(["row", "seed"], key=lambda column: column.replace(order), kind="stable")
+        bad = table[(table["kind"] == "corpora") & ~np.isfinite(table["loss"])]
+        unusable = dict.fromkeys(zip(bad["row"], bad["seed"], strict=True), "the test loss is not a number")
+        keep = [key not in unusable for key in zip(table["row"], table["seed"], strict=True)]
+        return Results(self.study, table[keep], self.failed | unusable)
+
+    def keep(self) -> None:
+        """Writes what was read to results.parquet, in one step."""
+        path = _file(self.study)
+        partial = path.with_suffix(".partial")
+        self.results().table.to_parquet(partial, index=False)
+        os.replace(partial, path)
+
+
+def collect(study: Study) -> Results:
+    """The results of all runs that are there."""
+    return Collection(study).add(study.runs())
+
+
+def read(run: Run, digest: str) -> pd.DataFrame:
+    """The numbers of a finished run, from the tables that `test` wrote and the losses that training logged."""
+    found = {}
+    for kind, columns in TABLES.items():
+        path = run.folder / "test" / f"{kind}.csv"
+        if path.is_file():  # runs tested long ago lack some
+            found[kind] = pd.read_csv(path, usecols=list(columns)).rename(columns=columns)
+    if "pieces" in found:
+        found["pieces"] = found["pieces"][found["pieces"]["corpus"] == found["corpora"]["corpus"].iloc[0]]
+    found["steps"] = _curve(run.folder)
+    table = pd.concat([numbers.assign(kind=kind) for kind, numbers in found.items() if len(numbers)])
+    return table.assign(row=run.row, seed=run.seed, digest=digest).reindex(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _curve(folder: Path) -> pd.DataFrame:
+    """Training loss by optimizer step, each the mean of the last logged ones."""
+    events = EventAccumulator(str(folder), ALL_SCALARS).Reload().Scalars("train/loss")
+    logged = pd.Series({event.step: event.value for event in events}).sort_index()
+    smooth = logged.rolling(min(SMOOTHED, len(logged))).mean().dropna()
+    return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})
+
+
+def _file(study: Study) -> Path:
+    return study.folder / "results.parquet"
+
+
+def _kept(study: Study) -> pd.DataFrame:
+    """The results of earlier reports that are still this study's."""
+    if not _file(study).is_file():
+        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    table = pd.read_parquet(_file(study)).astype(COLUMNS)
+    asked = {row: study.digest(row) for row in study.rows}
+    return table[
+        (table["row"].map(asked) == table["digest"]) & (table["seed"].isin(study.seeds) | table["seed"].isna())
+    ]
+
+
+def bootstrap(nats: np.ndarray, tokens: np.ndarray, *, seed: int = 0) -> Difference:
+    """The interval of a mean difference.
+
+    Seeds and pieces are drawn anew with replacement, all pieces with the same seeds; with one seed only the pieces
+    vary, and the interval says nothing of other seeds.
+
+    Args:
+        nats: Summed differences, (seeds, pieces).
+        tokens: In each piece, (pieces,).
+        seed: Of the draws.
+    """
+    seeds, pieces = nats.shape
+    mean = float(nats.sum() / seeds / tokens.sum())
+    if pieces == 1:
+        return Difference(mean, math.nan, math.nan)
+    draw = np.random.default_rng(seed)
+    seed_counts = draw.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
+    piece_counts = draw.multinomial(pieces, np.full(pieces, 1 / pieces), DRAWS)
+    sums = ((seed_counts @ nats) * piece_counts).sum(1) / seeds
+    low, high = np.quantile(sums / (piece_counts @ tokens), [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    return Difference(mean, float(low), float(high))

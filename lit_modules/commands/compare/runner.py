@@ -1,4 +1,4 @@
-"""Carrying out the runs of a study: each in a process of its own, so that one that fails takes nobody with it."""
+"""The runs of a study: how far each has come, and doing what is left, in a process each so that one may fail alone."""
 
 import json
 import multiprocessing
@@ -10,84 +10,107 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from filelock import FileLock, Timeout
 
-from lit_modules.commands.compare.status import OVER, check_same, last_checkpoint, status, tested_with, trained_with
-from lit_modules.commands.compare.study import Options, Run, Study
+from lit_modules.commands.compare.study import Options, Run
 from lit_modules.data.cache import replace_text
+from lit_modules.training import checkpoint
+from lit_modules.training.cli import run_command
 from mixers.benchmark.memory import OUT_OF_MEMORY
+from mixers.checks import UsageError
 
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 MINUTE, HOUR = 60, 3600
+FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
+
+Status = Literal["waiting", "begun", "trained", "finished", "failed"]
 
 
-def carry_out(study: Study, runs: Sequence[Run], after_each: Callable[[], object]) -> None:
-    """Trains and tests what is not finished yet. A run that fails says so in its folder, and the next one begins.
+def status(run: Run) -> Status:
+    """How far a run has come, as its folder shows."""
+    if why_it_failed(run):
+        return "failed"
+    if (run.folder / "test" / "corpora.csv").is_file() and _options(tested_with(run)) == run.test:
+        return "finished"
+    last = last_checkpoint(run)
+    if not last.is_file():
+        return "waiting"
+    step: int = checkpoint.read_file(last)["global_step"]
+    return "trained" if step >= run.options["trainer"]["max_steps"] else "begun"
+
+
+def last_checkpoint(run: Run) -> Path:
+    return run.folder / "checkpoints" / "last.ckpt"
+
+
+def trained_with(run: Run) -> Path:
+    """The file of options that a run was begun with."""
+    return run.folder / "options.yaml"
+
+
+def tested_with(run: Run) -> Path:
+    """The file of options that it was tested with, written once it was."""
+    return run.folder / "test" / "options.yaml"
+
+
+def why_it_failed(run: Run) -> str:
+    """One sentence; nothing if it did not fail."""
+    note = run.folder / "failed.txt"
+    return note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+
+
+def check_same(run: Run) -> None:
+    """Raises UsageError if a run was begun with other options than it has now."""
+    begun_with = _options(trained_with(run))
+    if begun_with is None:
+        return
+    there, asked = _flat(begun_with), _flat(run.options)
+    for name in sorted({**there, **asked}.keys() - FOLDERS):
+        if there.get(name) != asked.get(name):
+            raise UsageError(
+                f"{name}={asked.get(name)!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
+                f"{there.get(name)!r}: delete that folder, or write another --folder."
+            )
+
+
+def run_all(runs: Sequence[Run], after_each: Callable[[Run], object]) -> None:
+    """Trains and tests runs. One that fails says why in its folder, and the next one begins.
 
     Args:
-        study: Phase the runs are of.
-        runs: Phase to do.
-        after_each: Called after each run.
-
-    Raises:
-        ValueError: A run was begun with other options.
+        runs: What is not over yet.
+        after_each: Called with each run when it is over.
     """
-    for run in runs:
-        check_same(run)
-    todo = [run for run in runs if status(run) not in OVER]
-    print(f"{study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
     start, done = time.monotonic(), 0
-    for run in todo:
+    for place, run in enumerate(runs):
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(run.folder / "lock", timeout=0):
-                if status(run) not in OVER:  # another process may have come by
-                    left = [run for run in todo if status(run) not in OVER]
-                    print(f"\n{run.name}{_left(start, done, left)}", flush=True)
-                    _carry_out(run)
+                if status(run) not in ("finished", "failed"):  # another process may have come by
+                    print(f"\n{run.name}{_left(start, done, len(runs) - place)}", flush=True)
+                    _run(run)
                     done += 1
-                    after_each()
         except Timeout:
             print(f"\n{run.name}: another process is at it", flush=True)
+        else:
+            after_each(run)
 
 
-def _carry_out(run: Run) -> None:
+def _run(run: Run) -> None:
     """Does what is left of a run, and keeps the reason if it fails.
 
     Raises:
         KeyboardInterrupt: It was asked to stop.
     """
     write_options(trained_with(run), run.options)
-    for words in commands(run):
-        if why := _in_a_process(words):
+    for argv in commands(run):
+        if why := _in_a_process(argv):
             print(f"failed: {why}", flush=True)
             replace_text(run.folder / "failed.txt", why + "\n")
             return
     write_options(tested_with(run), run.test)
-
-
-def _in_a_process(words: list[str]) -> str:
-    """Runs a command; why it failed, or nothing.
-
-    Raises:
-        KeyboardInterrupt: It was asked to stop.
-    """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_child, args=(words, theirs))
-    process.start()
-    theirs.close()
-    try:
-        process.join()
-    except KeyboardInterrupt:  # Ctrl-C reaches the child as well: it saves and ends
-        process.join()
-        raise
-    said = _said(ours)
-    if process.exitcode in INTERRUPTED:
-        raise KeyboardInterrupt
-    return said or (f"the process ended with {meaning(process.exitcode)}" if process.exitcode else "")
 
 
 def write_options(path: Path, options: Options) -> None:
@@ -95,10 +118,9 @@ def write_options(path: Path, options: Options) -> None:
 
 
 def commands(run: Run) -> list[list[str]]:
-    """Phase is left to do, as words of the command line."""
+    """What is left to do, each as the arguments of a command line."""
     training, last = ["fit", f"--config={trained_with(run)}"], last_checkpoint(run)
-    asked = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in run.test.items()]
-    testing = ["test", f"--ckpt_path={last}", *asked]
+    testing = ["test", f"--ckpt_path={last}", *test_arguments(run.test)]
     match status(run):
         case "trained":
             return [testing]
@@ -108,22 +130,41 @@ def commands(run: Run) -> list[list[str]]:
             return [training, testing]
 
 
-def _said(child: Connection) -> str:
-    """Why a process that has ended failed, if it said so."""
+def test_arguments(options: Options) -> list[str]:
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+
+
+def _in_a_process(argv: list[str]) -> str:
+    """Runs a command; why it failed, or nothing.
+
+    Raises:
+        KeyboardInterrupt: It was asked to stop.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(argv, theirs))
+    process.start()
+    theirs.close()
     try:
-        return str(child.recv())
+        process.join()
+    except KeyboardInterrupt:  # Ctrl-C reaches the child as well: it saves and ends
+        process.join()
+        raise
+    try:
+        said = str(ours.recv())
     except EOFError:
-        return ""
+        said = ""
+    if process.exitcode in INTERRUPTED:
+        raise KeyboardInterrupt
+    return said or (f"the process ended with {meaning(process.exitcode)}" if process.exitcode else "")
 
 
-def _child(words: list[str], parent: Connection) -> None:
+def _child(argv: list[str], parent: Connection) -> None:
     """A command; tells its parent why it failed, and stops when the parent is gone."""
-    from lit_modules.training.cli import CLI
-
     threading.Thread(target=_stop_with, args=(parent,), daemon=True).start()
-    sys.argv[1:] = words  # what Lightning starts again for each of several devices
+    sys.argv[1:] = argv  # what Lightning starts again for each of several devices
     try:
-        CLI(words)
+        run_command(argv)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED[0])
     except Exception as error:
@@ -131,14 +172,6 @@ def _child(words: list[str], parent: Connection) -> None:
         if isinstance(error, FloatingPointError):
             sys.exit(1)
         raise  # with its traceback
-
-
-def reason(error: Exception) -> str:
-    """Why a run failed, in one sentence."""
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
-        return "out of memory"
-    said = " ".join(str(error).split())
-    return said if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {said}"
 
 
 def _stop_with(parent: Connection) -> None:
@@ -150,17 +183,37 @@ def _stop_with(parent: Connection) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def reason(error: Exception) -> str:
+    """Why a run failed, in one sentence."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return "out of memory"
+    said = " ".join(str(error).split())
+    return said if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {said}"
+
+
 def meaning(exitcode: int) -> str:
-    """Phase a process ended with, in words."""
+    """What a process ended with, in words."""
     if exitcode == -getattr(signal, "SIGKILL", 9):
-        return "SIGKILL, most likely for want of memory"
+        return "SIGKILL, most likely because memory ran out"
     return signal.Signals(-exitcode).name if exitcode < 0 else f"exit code {exitcode}"
 
 
-def _left(start: float, done: int, runs: Sequence[Run]) -> str:
+def _left(start: float, done: int, left: int) -> str:
     """How many runs are left, and for how long at the speed so far."""
     if not done:
-        return f" ({len(runs)} to do)"
-    seconds = (time.monotonic() - start) / done * len(runs)
+        return f" ({left} to do)"
+    seconds = (time.monotonic() - start) / done * left
     time_left = f"{seconds / HOUR:.1f} hours" if seconds > HOUR else f"{seconds / MINUTE:.0f} minutes"
-    return f" ({len(runs)} to do, about {time_left})"
+    return f" ({left} to do, about {time_left})"
+
+
+def _options(path: Path) -> Options | None:
+    """The options in a file, if it is there."""
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _flat(options: Options, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

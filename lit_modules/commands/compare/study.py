@@ -1,5 +1,7 @@
 """A study: which rows are compared, how all of them are trained and tested, and where each run is kept."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from mixers.checks import MissingFileError, UsageError, at_least
 
 Options = dict[str, Any]
 
-KEYS = {"rows", "seeds", "fit", "test", "cost"}
 NEEDED = (("trainer", "max_steps"), ("data", "block_size"), ("data", "batch_size"))  # what rows must not differ in
 SPELT = {"γ": "gamma", "=": "", "+": " plus "}  # in the names of folders
 LOGGER = "pytorch_lightning.loggers.TensorBoardLogger"
@@ -29,6 +31,9 @@ class CostOptions:
 
     lengths: tuple[int, ...] = (256, 512, 1024, 2048)
     rounds: int = 5
+
+    def __post_init__(self) -> None:
+        at_least(1, rounds=self.rounds, lengths=min(self.lengths, default=0))
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,34 @@ class Study:
         name: What the file is called.
         folder: Where everything is kept.
         rows: What each row differs in from the others: options of `fit`. All are compared with the first.
-        seeds: Of the weights, the dropout and the order of the text.
         fit: Options of `fit` that all rows share.
+        seeds: Of the weights, the dropout and the order of the text.
         test: Options of `test`.
         cost: How cost is measured.
+
+    Raises:
+        UsageError: Rows or seeds are missing, two rows would share a folder, or `fit` lacks what rows must share.
     """
 
     name: str
     folder: Path
     rows: dict[str, Options]
-    seeds: tuple[int, ...]
     fit: Options
+    seeds: list[int] = field(default_factory=lambda: [0])
     test: Options = field(default_factory=dict)
     cost: CostOptions = field(default_factory=CostOptions)
+
+    def __post_init__(self) -> None:
+        slugs = [slug(row) for row in self.rows]
+        if not self.rows:
+            raise UsageError("rows={} should give options to one or more names.")
+        if len(set(slugs)) < len(slugs) or not all(slugs):
+            raise UsageError(f"rows={list(self.rows)} need names that differ in letters or digits.")
+        if not self.seeds:
+            raise UsageError("seeds=[] is empty: write at least one whole number.")
+        for section, option in NEEDED:
+            if not isinstance((self.fit.get(section) or {}).get(option), int):
+                raise UsageError(f"fit needs {section}.{option}: write a whole number.")
 
     @property
     def first(self) -> str:
@@ -77,14 +97,14 @@ class Study:
         """The runs of some rows and seeds, by default all, seed by seed so that an early report has every row.
 
         Raises:
-            ValueError: There is no such row or seed.
+            UsageError: There is no such row or seed.
         """
         for row in rows or ():
             if row not in self.rows:
                 raise UsageError(f"rows has {row!r}, which {self.name} does not: write some of {', '.join(self.rows)}.")
         for seed in seeds or ():
             if seed not in self.seeds:
-                raise UsageError(f"seeds has {seed}, which {self.name} does not: write some of {list(self.seeds)}.")
+                raise UsageError(f"seeds has {seed}, which {self.name} does not: write some of {self.seeds}.")
         return [self.run(row, seed) for seed in seeds or self.seeds for row in rows or self.rows]
 
     def run(self, row: str, seed: int) -> Run:
@@ -98,89 +118,78 @@ class Study:
                 "logger": {"class_path": LOGGER, "init_args": logger},
             },
         }
-        return Run(row, seed, folder, overlaid(overlaid(self.fit, self.rows[row]), of_the_run), self.test)
+        return Run(row, seed, folder, deep_merge(self.options(row), of_the_run), self.test)
+
+    def options(self, row: str) -> Options:
+        """The options of `fit` that all runs of a row share."""
+        return deep_merge(self.fit, self.rows[row])
+
+    def digest(self, row: str) -> str:
+        """Changes with the options that a row is trained or tested with: results of others are not this study's."""
+        asked = json.dumps([self.options(row), self.test], sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
     """The study that a YAML file describes.
 
     Args:
-        path: The file, with `rows` and `fit`, and perhaps `seeds`, `test` and `cost`. Options of `fit`, `test` and
-            `cost` may also be in files of their own, which it names.
+        path: The file, with `rows` and `fit`, and perhaps `seeds`, `test` and `cost`. `fit` and `test` may also be the
+            paths of files of options, seen from this one.
         folder: Where to keep everything; by default runs/compare/ and the file's name.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It does not describe a study.
+        MissingFileError: There is no such file.
+        UsageError: It does not describe a study.
     """
     path = Path(path)
     content = _read(path, "study")
-    if not {"rows", "fit"} <= content.keys() <= KEYS:
-        raise UsageError(
-            f"study={str(path)!r} has {', '.join(map(str, content)) or 'nothing'}: it needs rows and fit, and may have "
-            "seeds, test and cost."
-        )
-    rows, seeds = content["rows"], content.get("seeds", [0])
-    if not (isinstance(rows, dict) and rows and all(isinstance(options, dict) for options in rows.values())):
-        raise UsageError(f"rows of study={str(path)!r} should give options to one or more names.")
-    if not (isinstance(seeds, list) and seeds and all(isinstance(seed, int) for seed in seeds)):
-        raise UsageError(f"seeds={seeds!r} of study={str(path)!r} should be a list of whole numbers.")
-    slugs = [slug(row) for row in rows]
-    if len(set(slugs)) < len(slugs) or not all(slugs):
-        raise UsageError(f"rows of study={str(path)!r} need names that differ in letters or digits.")
-    fit = _section(content, "fit", path)
-    for section, option in NEEDED:
-        if not isinstance((fit.get(section) or {}).get(option), int):
-            raise UsageError(f"fit of study={str(path)!r} needs {section}.{option}: write a whole number.")
-    return Study(
-        name=path.stem,
-        folder=Path(folder) if folder else Path("runs") / "compare" / path.stem,
-        rows=rows,
-        seeds=tuple(seeds),
-        fit=fit,
-        test=_section(content, "test", path),
-        cost=_cost(_section(content, "cost", path), path),
-    )
+    for section in ("fit", "test"):
+        if isinstance(value := content.get(section), str):
+            content[section] = _read(path.parent / value, f"{section} of study={str(path)!r}, which")
+    parser = ArgumentParser(exit_on_error=False)
+    known = parser.add_class_arguments(Study, skip={"name", "folder"})
+    try:
+        if unknown := [name for name in content if name not in known]:
+            raise UsageError(f"{unknown[0]!r} is no part of a study: it needs rows and fit, and may have seeds and "
+                             "test and cost.")  # fmt: skip
+        options = parser.parse_object({name: value for name, value in content.items() if value is not None}).as_dict()
+        cost = CostOptions(**options.pop("cost"))
+        return Study(path.stem, Path(folder or Path("runs", "compare", path.stem)), **options, cost=cost)
+    except (ArgumentError, UsageError) as error:
+        raise UsageError(f"study={str(path)!r}: {' '.join(str(error).split())}") from error
 
 
-def _section(content: Options, name: str, path: Path) -> Options:
-    """Options that stand in the study, or in a file that it names, which lies beside it."""
-    value = content.get(name) or {}
-    if isinstance(value, str):
-        return _read(path.parent / value, f"{name} of study={str(path)!r}, which")
-    if not isinstance(value, dict):
-        raise UsageError(f"{name}={value!r} of study={str(path)!r} should be options, or a file of them.")
-    return value
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Refuses a name that stands twice, of which YAML would quietly take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Options:
+        names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"{name!r} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
 
 
 def _read(path: Path, what: str) -> Options:
     if not path.is_file():
         raise MissingFileError(f"{what}={str(path)!r} is no file: write the path of a YAML file.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
-        raise UsageError(f"{what}={str(path)!r} is not YAML: {' '.join(str(error).split())}.") from error
+        raise UsageError(f"{what}={str(path)!r} is not right: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UsageError(f"{what}={str(path)!r} has no keys: it should be a YAML file of options.")
     return content
 
 
-def _cost(options: Options, path: Path) -> CostOptions:
-    if unknown := options.keys() - {"lengths", "rounds"}:
-        raise UsageError(f"cost of study={str(path)!r} has {unknown.pop()!r}: it may have lengths and rounds.")
-    usual = CostOptions()
-    lengths, rounds = options.get("lengths", usual.lengths), options.get("rounds", usual.rounds)
-    at_least(1, rounds=rounds, lengths=min(lengths, default=0))
-    return CostOptions(tuple(sorted(lengths)), rounds)
-
-
-def overlaid(below: Options, above: Options) -> Options:
+def deep_merge(below: Options, above: Options) -> Options:
     """Options with others over them, section by section; a class and its options are one value."""
     merged = dict(below)
     for name, value in above.items():
         there = merged.get(name)
         if isinstance(there, dict) and isinstance(value, dict) and "class_path" not in (*there, *value):
-            value = overlaid(there, value)
+            value = deep_merge(there, value)
         merged[name] = value
     return merged
 

@@ -2,127 +2,172 @@
 
 import math
 from collections.abc import Sequence
-from itertools import chain
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 
-from lit_modules.commands.compare.difference import Difference, difference, spread
-from lit_modules.commands.compare.results import RowResult
-from lit_modules.commands.compare.study import Study
+from lit_modules.commands.compare.cost import SHORT, Costs, Growth, Spread
+from lit_modules.commands.compare.results import Results
+from lit_modules.commands.table import MISSING, Table, number
+from lit_modules.evaluation.scores import LAST
 
-MISSING = "–"
+T = TypeVar("T")
 
-
-class Table(NamedTuple):
-    """A table as it is read; the first column names the rows."""
-
-    title: str
-    note: str
-    columns: list[str]
-    rows: list[list[str]]
+KIB, MIB, MILLISECOND = 2**10, 2**20, 1e-3
 
 
-def quality(study: Study, rows: Sequence[RowResult]) -> Table:
+def quality(results: Results) -> Table:
     """Loss on the test text of the training corpus, and how sure the differences are."""
-    corpora = tested_corpora(rows)
-    differences = to_the_first(rows)
-    lines = []
-    for row in rows:
-        if not row.results:
-            lines.append([row.name, *[MISSING] * 5, ran(row, study)])
-            continue
-        losses, apart = row.losses, spread(row.losses)
-        found = differences.get(row.name)
-        first = row.results[0].corpora[corpora[0]]
-        lines.append(
-            [
-                row.name,
-                f"{np.mean(losses):.4f}" + ("" if apart is None else f" ± {apart:.4f}"),
-                MISSING if found is None else f"{found.mean:+.4f}",
-                MISSING if found is None or math.isnan(found.low) else f"{found.low:+.4f} to {found.high:+.4f}",
-                f"{np.exp(np.mean(losses)):.2f}",
-                f"{np.mean(losses) * first.bits_per_byte / first.loss:.4f}",
-                ran(row, study),
+    study, lines = results.study, {}
+    own = results.corpora[0] if results.corpora else ""
+    for row, losses in results.losses.iterrows():
+        known, failed = losses.dropna(), sum(row == name for name, _ in results.failed)
+        runs = f"{len(known)} of {len(study.seeds)}" + (f", {failed} failed" if failed else "")
+        found, mean = results.differences.get(row), known.mean()
+        lines[row] = [MISSING] * 5 + [runs]
+        if len(known):
+            lines[row] = [
+                f"{mean:.4f}" + (f" ± {known.std():.4f}" if len(known) > 1 else ""),
+                f"{found.mean:+.4f}" if found else MISSING,
+                f"{found.low:+.4f} to {found.high:+.4f}" if found and not math.isnan(found.low) else MISSING,
+                f"{math.exp(mean):.2f}",
+                f"{results.on(own, 'bits_per_byte').loc[row].mean():.4f}",
+                runs,
             ]
-        )
-    tokens = next((row.results[0].corpora[corpora[0]].tokens for row in rows if row.results), 0)
-    split = study.test.get("split", "test")
+    tokens = results.on(own, "tokens").max().max() if own else 0
     return Table(
         title="Quality",
-        note=f"Nats a token over {tokens:,} tokens of the {split} split, which no run has read; mean ± standard "
-        f"deviation over seeds. Differences are to {study.first}, with the interval that covers 95 % of a paired "
-        "bootstrap over seeds and pieces of text: where it holds zero, this study does not tell the two apart.",
-        columns=["", "loss", "difference", "95 % interval", "perplexity", "bits per byte", "runs"],
-        rows=lines,
+        note=f"Loss in nats per token over {tokens:,.0f} tokens of the {study.test.get('split', 'test')} split, which "
+        "is no part of the training text; mean ± standard deviation over seeds. Lower (↓) is better, and a negative "
+        f"difference means better than {study.first}. Intervals cover 95 % of a paired bootstrap over seeds and pieces "
+        "of text: where one holds zero, this study does not tell the two apart.",
+        data=_frame(lines, ["loss ↓", "difference", "95 % interval", "perplexity ↓", "bits per byte ↓", "runs"]),
     )
 
 
-def failures(rows: Sequence[RowResult]) -> Table | None:
+def failures(results: Results) -> Table | None:
     """Why runs failed."""
-    lines = [[row.name, str(seed), reason] for row in rows for seed, reason in row.failed.items()]
-    note = "These count nowhere else. To try one again, delete its folder."
-    return Table(title="Runs that failed", note=note, columns=["", "seed", "reason"], rows=lines) if lines else None
-
-
-def out_of_domain(rows: Sequence[RowResult]) -> Table | None:
-    """Perplexity on the other corpora."""
-    corpora = tested_corpora(rows)[1:]
-    if not corpora:
+    if not results.failed:
         return None
-    first = next(row for row in rows if row.results).results[0]
-    lines = [
-        [row.name, *(f"{np.exp(row.on(corpus)):.1f} ({first_difference(rows, row, corpus)})" for corpus in corpora)]
-        for row in rows
-        if row.results
-    ]
+    seeds, reasons = [str(seed) for _, seed in results.failed], list(results.failed.values())
+    return Table(
+        title="Runs that failed",
+        note="They count nowhere else. To try one again, delete its folder.",
+        data=pd.DataFrame({"seed": seeds, "reason": reasons}, index=[row for row, _ in results.failed]),
+    )
+
+
+def other_corpora(results: Results) -> Table | None:
+    """Perplexity on the other corpora."""
+    if not results.corpora[1:]:
+        return None
+    cells, tokens = {}, []
+    for corpus in results.corpora[1:]:
+        losses = results.on(corpus).loc[results.finished]
+        apart = (losses - results.on(corpus).loc[results.study.first]).mean(axis=1)
+        apart = apart.map(lambda nats: MISSING if math.isnan(nats) else f"{nats:+.3f}")
+        apart[apart.index == results.study.first] = MISSING
+        cells[f"{corpus} ↓"] = (
+            np.exp(losses.mean(axis=1)).map(lambda perplexity: f"{perplexity:,.1f}") + " (" + apart + ")"
+        )
+        tokens.append(f"{corpus} {results.on(corpus, 'tokens').max().max():,.0f}")
     return Table(
         title="Other corpora",
-        note="Perplexity on text of other kinds, and in brackets the difference in nats a token to the first row. "
-        "Tokens read: " + ", ".join(f"{corpus} {first.corpora[corpus].tokens:,}" for corpus in corpora) + ".",
-        columns=["", *corpora],
-        rows=lines,
+        note="Perplexity on text of other kinds (lower is better), and in brackets the difference of the loss to "
+        f"{results.study.first} in nats per token. Tokens scored: {', '.join(tokens)}.",
+        data=pd.DataFrame(cells),
     )
 
 
-def contexts(rows: Sequence[RowResult]) -> Table | None:
+def contexts(results: Results) -> Table | None:
     """Perplexity of the same last tokens by how much is read before them, as in the paper's appendix B."""
-    lengths = sorted(set(chain.from_iterable(result.contexts for row in rows for result in row.results)))
-    if not lengths:
+    losses = results.mean("contexts")
+    if losses.empty:
         return None
-    lines = [
-        [row.name, *(f"{np.exp(np.mean([result.contexts[n] for result in row.results])):.2f}" for n in lengths)]
-        for row in rows
-        if row.results
-    ]
+    data = np.exp(losses).map(lambda perplexity: f"{perplexity:.2f}")
+    data.columns = [f"{length:,} ↓" for length in losses.columns]
     return Table(
         title="Longer contexts",
-        note="Perplexity of the same 128 tokens, the last of windows of the test text, by the tokens read in all.",
-        columns=["", *(f"{length:,}" for length in lengths)],
-        rows=lines,
+        note=f"Perplexity of the same {LAST} tokens, the last of each window of the test text, by the number of tokens "
+        "read in all, these included. Lower is better.",
+        data=data,
     )
 
 
-def tested_corpora(rows: Sequence[RowResult]) -> list[str]:
-    """Those that every finished run was tested on, that of training first."""
-    tested = [list(result.corpora) for row in rows for result in row.results]
-    return [corpus for corpus in tested[0] if all(corpus in others for others in tested)] if tested else []
+def prices(costs: Costs) -> Table:
+    """What each row's model costs."""
+    rows = costs.rows
+    first, lengths = next(iter(rows)), _lengths(costs)
+    lines = {
+        row: [
+            f"{cost.parameters:,}",
+            number(cost.tokens_per_second),
+            MISSING if row == first else _ratio(cost.speed),
+            number(cost.peak_bytes, MIB),
+            *(number(value, KIB) for value in _ends(cost.state_bytes.values)),
+            cost.note,
+        ]
+        for row, cost in rows.items()
+    }
+    states = [f"state KiB after {length:,} ↓" for length in lengths]
+    columns = ["parameters", "tokens/s ↑", f"speed / {first} ↑", "peak MiB ↓", *states, "note"]
+    if not any(cost.note for cost in rows.values()):
+        columns, lines = columns[:-1], {row: cells[:-1] for row, cells in lines.items()}
+    return Table(
+        title="Cost",
+        note=f"Training steps with the batch of the runs, the rows taking turns, on {costs.machine['device']}, torch "
+        f"{costs.machine['torch']}: median tokens per second (higher is better), their ratio to those of {first} "
+        "in the same round (median, lowest, highest), and peak memory beyond weights and optimizer (lower is better). "
+        "The state is that of one sequence in float32, after as many tokens.",
+        data=_frame(lines, columns),
+    )
 
 
-def to_the_first(rows: Sequence[RowResult]) -> dict[str, Difference]:
-    """The difference of each other row to the first on the training corpus's test, where there is one."""
-    corpora = tested_corpora(rows)
-    found = {row.name: difference(row, rows[0], corpora[0]) for row in rows[1:] if row.results} if corpora else {}
-    return {name: value for name, value in found.items() if value is not None}
+def the_papers_table(costs: Costs, results: Results) -> Table:
+    """The RetNet paper's Table 1, with measurements in the place of its marks."""
+    perplexity = np.exp(results.losses.mean(axis=1))
+    lines = {
+        row: [
+            _ratio(cost.one_sequence),
+            _growth(cost.token_seconds, MILLISECOND),
+            _ratio(cost.longer_context),
+            _growth(cost.state_bytes, KIB),
+            number(cost.training_bytes.exponent),
+            f"{perplexity[row]:.2f}" if row in results.finished else MISSING,
+        ]
+        for row, cost in costs.rows.items()
+    }
+    shortest, longest = _lengths(costs)
+    columns = ["long / short ↓", "ms per token ↓", "its ratio ↓", "state KiB ↓", "memory exponent ↓", "perplexity ↓"]
+    return Table(
+        title="The paper's Table 1, measured",
+        note=f"Long / short: the time of a training step on one sequence of {longest:,} tokens, divided by that on as "
+        f"many tokens in sequences of {SHORT}. It is 1 where only the number of tokens counts, and more where a token "
+        "waits for those before it or costs more in a long sequence. Time per token and state: of decoding, after "
+        f"{shortest:,} → {longest:,} tokens. Ratios are of times in the same round: median, lowest, highest. Memory "
+        "exponent: the power of the length with which a training step's peak memory grows between the two longest "
+        "lengths (1 is linear, 2 quadratic). Lower is better everywhere.",
+        data=_frame(lines, columns),
+    )
 
 
-def first_difference(rows: Sequence[RowResult], row: RowResult, corpus: str) -> str:
-    found = difference(row, rows[0], corpus) if row is not rows[0] else None
-    return MISSING if found is None else f"{found.mean:+.3f}"
+def _frame(lines: dict[str, list[str]], columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
 
 
-def ran(row: RowResult, study: Study) -> str:
-    """How many runs there are, and what became of the others."""
-    parts = [f"{len(row.results)} of {len(study.seeds)}"]
-    parts += [f"{len(row.failed)} failed"] if row.failed else []
-    return ", ".join(parts)
+def _lengths(costs: Costs) -> tuple[int, int]:
+    """The shortest and the longest."""
+    return _ends(next(iter(costs.rows.values())).state_bytes.lengths)
+
+
+def _ends(values: Sequence[T]) -> tuple[T, T]:
+    return values[0], values[-1]
+
+
+def _ratio(spread: Spread | None) -> str:
+    return MISSING if spread is None else f"× {spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"
+
+
+def _growth(quantity: Growth, unit: float) -> str:
+    return " → ".join(number(value, unit) for value in _ends(quantity.values))

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback
 from torch import Tensor
 
 from lit_modules.console import command, short_path
+from lit_modules.lightning_internals import validate_now, validation_is_due
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,8 +46,8 @@ class KeepLast(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._listen()  # here, because Lightning installs its own handlers just before
         # Lightning takes a checkpoint from before a validation for one from after it, and would leave it out.
-        if trainer.global_step > self.validated_step and _validation_is_due(trainer):
-            _validate(trainer)
+        if trainer.global_step > self.validated_step and validation_is_due(trainer):
+            validate_now(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
@@ -54,7 +55,7 @@ class KeepLast(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients of half a step are in no checkpoint
         self.ending = self._all_stop(trainer)
-        if self.ending or trainer.global_step % self.every_n_steps == 0 or _validation_is_due(trainer):
+        if self.ending or trainer.global_step % self.every_n_steps == 0 or validation_is_due(trainer):
             self._save(trainer)
 
     def on_train_batch_start(
@@ -87,7 +88,7 @@ class KeepLast(Callback):
         self._end_if_asked(trainer)
         if trainer.enable_validation and self.validated_step != trainer.global_step:
             self._save(trainer)
-            _validate(trainer)  # a run ends with its result, whatever its length
+            validate_now(trainer)  # a run ends with its result, whatever its length
         self._save(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -135,20 +136,3 @@ def last_path(trainer: pl.Trainer) -> Path:
     """Where `last.ckpt` of this run is: beside the best one."""
     folder = getattr(trainer.checkpoint_callback, "dirpath", None)
     return Path(folder or trainer.default_root_dir) / "last.ckpt"
-
-
-def _validation_is_due(trainer: pl.Trainer) -> bool:
-    """Whether the batch just done is one that validation follows."""
-    every = trainer.val_check_batch
-    if not trainer.enable_validation or every is None or every == float("inf"):
-        return False
-    return (trainer.fit_loop.total_batch_idx + 1) % every == 0
-
-
-def _validate(trainer: pl.Trainer) -> None:
-    """Validates between two training steps, as Lightning's own loop does where it is due."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False  # or it would start where the one before the checkpoint ended
-    trainer.validating = True
-    loop.run()
-    trainer.training = True

@@ -10,6 +10,8 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
+from lit_modules.console import number
+
 
 class Speed(Callback):
     """Logs the tokens trained on per second, on all processes together, validations left out."""
@@ -96,13 +98,9 @@ class Progress(TQDMProgressBar):
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> dict[str, str | int | float | dict[str, float]]:
-        formats = {
-            "loss": ("train/loss", ".3f"),
-            "validation perplexity": ("val/perplexity", ".4g"),
-            "tokens/s": ("tokens_per_second", ",.0f"),
-        }
+        shown = {"loss": "train/loss", "validation perplexity": "val/perplexity", "tokens/s": "tokens_per_second"}
         known = trainer.callback_metrics
-        return {name: format(known[key].item(), how) for name, (key, how) in formats.items() if key in known}
+        return {name: number(known[key].item()) for name, key in shown.items() if key in known}
 
 
 def step_is_logged(trainer: pl.Trainer, batch_idx: int) -> bool:

@@ -1,0 +1,47 @@
+"""The command `generate`: continues texts with the model of a checkpoint."""
+
+from lit_modules.commands.parser import Repeated
+from lit_modules.evaluation.completion import Sampling, complete, stream_completion
+from lit_modules.training import checkpoint
+from lit_modules.training.precision import device
+
+
+def generate(
+    *,
+    ckpt_path: str = "last",
+    prompt: Repeated | None = None,
+    max_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: Repeated | None = None,
+    accelerator: str = "auto",
+    root: str = "runs",
+) -> None:
+    """Continues texts, with the model and the tokenizer of a checkpoint.
+
+    Args:
+        ckpt_path: Checkpoint of the model; `last` is the newest of all runs.
+        prompt: Text to continue; without any, the model starts a new one.
+        max_tokens: Most tokens to add to a text.
+        temperature: How freely tokens are drawn: 0 always takes the likeliest, 1 draws as the model predicts.
+        top_k: Draw from this many of the likeliest tokens only.
+        top_p: Draw from the likeliest tokens that together have this probability only.
+        seed: Seed of the random numbers, for the same text again.
+        stop: Text that ends a continuation just before it.
+        accelerator: The hardware to run on: `auto`, `cpu`, `gpu` or `mps`.
+        root: The folder of all runs.
+    """
+    options = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(stop or []))
+    model, tokenizer = checkpoint.load(ckpt_path, root=root)
+    model.to(device(accelerator))
+    match prompt or [""]:
+        case [only]:
+            print(only, end="", flush=True)
+            for piece in stream_completion(model, tokenizer, only, options):
+                print(piece, end="", flush=True)
+            print()
+        case several:
+            for start, text in zip(several, complete(model, tokenizer, several, options), strict=True):
+                print(f"{start}{text}\n")

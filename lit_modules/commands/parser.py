@@ -1,0 +1,42 @@
+"""A typed function as a command: its signature is the command's options, its docstring their help."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, get_type_hints
+
+import docstring_parser
+
+import mixers.names  # noqa: F401  (the short names)
+from lit_modules.console import command
+from lit_modules.training.errors import Parser
+
+Repeated = Annotated[list[str], "repeated"]  # an option that may be given several times, each time with one text
+
+
+def run(function: Callable[..., None], argv: Sequence[str]) -> None:
+    """Calls a function with the options of a command line.
+
+    Args:
+        function: Its parameters that are not keyword-only are given without their names.
+        argv: The options.
+
+    Raises:
+        UsageError: They are not what the function takes.
+    """
+    doc = docstring_parser.parse(function.__doc__ or "")
+    parser = Parser(
+        prog=f"{command()} {function.__name__}",
+        description="\n".join(filter(None, (doc.short_description, doc.long_description))),
+        allow_abbrev=False,  # or a typo that happens to begin an option would pass for it
+    )
+    parameters = inspect.signature(function).parameters.values()
+    keyword: set[str | int] = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    hints = get_type_hints(function, include_extras=True)
+    repeated = {name for name, hint in hints.items() if hint in (Repeated, Repeated | None)}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=keyword)
+    parser.add_function_arguments(function, as_group=False, skip={*hints.keys() - keyword, *repeated})
+    for parameter in doc.params:
+        if parameter.arg_name in repeated:  # text even where it looks like YAML, as a list of jsonargparse would not be
+            meaning = f"{parameter.description} It can be given several times."
+            parser.add_argument(f"--{parameter.arg_name}", type=str, action="append", help=meaning)
+    function(**parser.instantiate(parser.parse_args(argv)).as_dict())
