@@ -16,9 +16,11 @@ def short_path(path: str | Path) -> str:
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
 
 
-def number(value: float) -> str:
-    """A number to read: integers whole, others with four digits, and never with an exponent where it is large."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def number(value: object) -> str:
+    """A number as all output for people shows it: integers in full, others in four digits; text as it is."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

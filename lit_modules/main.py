@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         close = get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         fail(f"There is no command {name!r}{hint} There are: {', '.join(COMMANDS)}.")
-    print(f"lit-mixers {version()}", file=sys.stderr, flush=True)
-    # Imported here and below, after the first output: torch and Lightning take seconds.
-    from mixers.checks import UsageError
+    if "torch" not in sys.modules:
+        print(f"lit-mixers {version()}: loading torch", file=sys.stderr, flush=True)
+    from mixers.checks import UsageError  # here, after the first output, since torch takes seconds
 
     try:
         _run(argv)

@@ -139,7 +139,7 @@ class TestAnOldRun:
 
     def test_is_validated(self, old_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["validate", "--ckpt_path=last"])
-        assert capsys.readouterr().out.splitlines()[-2].split() == ["validation", "4.983", "146", "7.193"]
+        assert capsys.readouterr().out.splitlines()[-1].split() == ["corpus.txt", "4.983", "146", "7.193"]
 
     def test_is_tested(self, old_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["test", "--ckpt_path=last", "--contexts=[128]"])

@@ -19,6 +19,7 @@ from pytorch_lightning import LightningModule
 from small_runs import lines, model, text, trainer, write_text
 from test_cli import says
 
+from lit_modules.data.datamodule import Text
 from lit_modules.data.token_file import count_bytes, token_file
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
 from lit_modules.evaluation import tables
@@ -188,6 +189,31 @@ def test_blocks_that_start_with_an_end_lose_no_token(folder: Path, trained: LitL
     assert float(contexts[0]["loss"]) == pytest.approx(sum(map(sum, lasts)) / len(lasts) / 128, rel=1e-5)
 
 
+def test_isolated_documents_are_scored_as_if_alone(tmp_path: Path) -> None:
+    documents = [f"{index} people\n" * 6 for index in range(60)]
+    data = Text(documents, tokenizer="bytes", block_size=100, isolate_documents=True, cache_dir=str(tmp_path))
+    module = model(data, start_token=data.start_token).eval()
+    trainer(tmp_path, logger=False).test(module, datamodule=data, contexts=[150])
+    [row], positions = (read(tmp_path / "runs" / "test", name) for name in ("corpora", "positions"))
+    ids = data.token_file("test").open().tolist()
+
+    def alone(row: list[int]) -> list[float]:
+        cuts = [0, *(place for place in range(1, len(row) - 1) if row[place] == data.end), len(row) - 1]
+        return [cost for start, stop in pairwise(cuts) for cost in nats(module, row[start : stop + 1])]
+
+    costs = [cost for start in range(0, len(ids) - 100, 100) for cost in alone(ids[start : start + 101])]
+    assert int(row["tokens"]) == len(costs)
+    assert float(row["loss"]) == pytest.approx(sum(costs) / len(costs), rel=1e-5)
+    windows = [alone(ids[start : start + 151]) for start in range(0, len(ids) - 150, 150)]
+    last = [cost for window in windows for cost in window[128:]]
+    assert float(positions[-1]["loss"]) == pytest.approx(sum(last) / len(last), rel=1e-5)
+    together = [cost for start in range(0, len(ids) - 100, 100) for cost in nats(module, ids[start : start + 101])]
+    assert sum(together) == pytest.approx(sum(costs), rel=1e-6)
+    module.model.start_token = None
+    across = [cost for start in range(0, len(ids) - 100, 100) for cost in nats(module, ids[start : start + 101])]
+    assert sum(across) != pytest.approx(sum(costs), rel=1e-4)
+
+
 def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path) -> None:
     program = "import sys, torch; from lit_modules.main import main; torch.set_num_threads(1); main(sys.argv[1:])"
     (folder / "program.py").write_text(program)
@@ -212,7 +238,7 @@ def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path)
 
 
 def test_a_test_that_is_cut_off_leaves_no_finished_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {name: [("1",) * len(columns)] for name, columns in tables.COLUMNS.items()}
+    made = {name: tables.table([(1,) * len(columns)], columns) for name, columns in tables.COLUMNS.items()}
     tables.write(made, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv" for name in tables.COLUMNS}
     replace = tables.replace_text
@@ -264,9 +290,18 @@ def test_the_command_tests_with_a_config_and_prints_what_it_found(
     shown = capsys.readouterr().out
     assert "rows.jsonl" in shown
     assert "context  loss of the last 128" in shown
+    assert "Lower is better. Loss is in nats per token." in shown
     assert "65 to 128" in shown
     assert f"tables: {(run / 'test').relative_to(folder)}" in shown
     assert [row["tokens"] for row in read(run / "test", "corpora")] == ["192", "192", "192"]
+
+
+def test_tables_without_windows_are_written_with_their_headers(tmp_path: Path) -> None:
+    made = {name: tables.table([], columns) for name, columns in tables.COLUMNS.items()}
+    tables.write(made, tmp_path)
+    for name, columns in tables.COLUMNS.items():
+        assert (tmp_path / f"{name}.csv").read_text() == ",".join(columns) + "\n"
+    assert tables.as_text(made) == tables.NOTE
 
 
 def test_the_config_of_the_papers_sets_names_what_can_be_read(
@@ -310,7 +345,7 @@ def test_it_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["--contexts=512"], ["contexts"]),
         (["--max_tokens=0"], ["max_tokens=0"]),
         (["--max_tokens=15"], ["data.block_size=16", "a larger max_tokens"]),
-        (["--max_tokens=many"], ["max_tokens=many"]),
+        (["--max_tokens=many"], ["--max_tokens", "many"]),
         (["--trainer.limit_test_batches=2"], ["limit_test_batches=2", "max_tokens"]),
         (["--ckpt_path=missing.ckpt"], ["missing.ckpt"]),
         (["--context=[128]"], ["did you mean --contexts?"]),

@@ -95,6 +95,10 @@ def test_an_optimizer_saved_with_groups_of_equal_options_merged_goes_on(options:
     for parameter, state in old.state.items():
         torch.testing.assert_close(new.state[parameter], state, rtol=0, atol=0)
     assert regroup(new.state_dict(), marked, **options) == new.state_dict()
+    marked.own.optimizer_options["lr"] = 3e-3
+    marked.own.slow.optimizer_options["lr"] = 3e-3  # type: ignore[index]
+    with pytest.raises(UsageError, match="another ssm_lr"):
+        regroup(old.state_dict(), marked, lr=1e-4, weight_decay=0.3)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Text as numbered tokens on disk; nothing here knows of Lightning."""
+"""Text as token ids on disk, and batches of it."""

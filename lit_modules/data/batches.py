@@ -91,24 +91,12 @@ class Loader(Iterable[Tensor]):
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(
-            DataLoader(
-                self.blocks,
-                batch_sampler=self.batches(),
-                num_workers=self.num_workers,
-                pin_memory=torch.cuda.is_available(),
-            )
-        )
+        sampler, pin = self.batches(), torch.cuda.is_available()
+        return iter(DataLoader(self.blocks, batch_sampler=sampler, num_workers=self.num_workers, pin_memory=pin))
 
 
 class SizedLoader(Loader):
-    """Batches of blocks that come to an end.
-
-    Args:
-        blocks: What to load.
-        batches: The block indices of each batch.
-        num_workers: Processes that load; they do not change the order.
-    """
+    """A `Loader` that comes to an end: of these batches, each the indices of its blocks."""
 
     def __init__(self, blocks: Blocks, batches: list[list[int]], *, num_workers: int = 0) -> None:
         super().__init__(blocks, lambda: batches, num_workers=num_workers)

@@ -28,7 +28,7 @@ class Corpus:
     Args:
         name: What the user called it.
         key: A digest that changes whenever the documents do.
-        splits: For each of "train", "validation", "test" and "unseen", what gives its documents, each time anew. The
+        splits: For each of "train", "validation", "test" and "unseen", a function that gives its documents. The
             last is for testing what was trained on other text: the corpus's own test split, or else all of it.
     """
 
@@ -45,15 +45,10 @@ class Corpus:
         if split not in self.splits:
             there = ", ".join(name for name in self.splits if name != "unseen")
             raise UsageError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
-        return self._documents(split)
-
-    def _documents(self, split: str) -> Iterator[str]:
-        empty = True
-        for document in _with_text(self.splits[split]()):
-            empty = False
-            yield document
-        if empty:
+        documents = _with_text(self.splits[split]())
+        if (first := next(documents, None)) is None:
             raise UsageError(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
+        return chain([first], documents)
 
 
 def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: Path) -> Corpus:

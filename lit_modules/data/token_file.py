@@ -14,8 +14,8 @@ from lit_modules.data.cache import built_once, replace_text
 from lit_modules.data.tokenizer import Tokenizer, pieces
 
 BATCH = 2**20  # characters that are encoded at once, in parallel
-IDS = 2**22  # ids that are looked at at once
-QUICK = 2  # seconds: a progress bar appears only if tokenising takes longer
+IDS = 2**22  # ids whose lengths are summed at once
+BAR_DELAY = 2  # seconds: a progress bar appears only if tokenising takes longer
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,18 @@ def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: To
 
 
 def count_bytes(file: TokenFile, start: int, stop: int, tokenizer: Tokenizer) -> int:
-    """The UTF-8 bytes of the text of tokens `start` to `stop`, of which ends have none.
+    """The UTF-8 bytes of the text of tokens `start` to `stop`; end tokens have none.
 
-    Exact for byte-level tokenizers, whose names of tokens tell their bytes. That a tokenizer is one shows in the names
-    of all tokens together having as many characters as the file has bytes; with another, the tokens are taken to have
-    as many bytes as those of the whole file have on average.
+    Exact for byte-level tokenizers, which name a token by one character for each byte; a tokenizer is taken for one if
+    all names together have as many characters as the file has bytes. With others, tokens have the file's average.
     """
     lengths = tokenizer.name_lengths()
-    if _added_up(file.open(), lengths) == file.bytes:
-        return _added_up(file.open()[start:stop], lengths)
+    if _sum_lengths(file.open(), lengths) == file.bytes:
+        return _sum_lengths(file.open()[start:stop], lengths)
     return round(file.bytes * (stop - start) / file.tokens)
 
 
-def _added_up(ids: np.ndarray, lengths: np.ndarray) -> int:
+def _sum_lengths(ids: np.ndarray, lengths: np.ndarray) -> int:
     return sum(int(lengths[ids[start : start + IDS]].sum()) for start in range(0, len(ids), IDS))
 
 
@@ -83,7 +82,7 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenF
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     partial, digest = path.with_suffix(".partial"), hashlib.sha256()
     tokens = size = count = 0
-    with partial.open("wb") as file, tqdm(desc="tokenising", unit="B", unit_scale=True, delay=QUICK) as bar:
+    with partial.open("wb") as file, tqdm(desc="tokenising", unit="B", unit_scale=True, delay=BAR_DELAY) as bar:
         for texts, last in _batches(documents):
             for text, is_last, ids in zip(texts, last, tokenizer.encode_batch(texts), strict=True):
                 stored = np.array([*ids, tokenizer.end] if is_last else ids, dtype).tobytes()

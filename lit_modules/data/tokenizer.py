@@ -122,7 +122,11 @@ def pieces(document: str) -> Iterator[str]:
 
 def bytes_tokenizer() -> Tokenizer:
     """One id per byte, which is the byte, and 256 for the end of text."""
-    inner = _byte_level(BPE(vocab={_symbol(byte): byte for byte in range(BYTES)}, merges=[]), words=False)
+    # Byte-level tokenizers write a byte as its Latin-1 character if that is visible, else as the next one from U+0100.
+    symbols = sorted(ByteLevel.alphabet())
+    others = iter([symbol for symbol in symbols if ord(symbol) >= BYTES])
+    vocabulary = {chr(byte) if chr(byte) in symbols else next(others): byte for byte in range(BYTES)}
+    inner = _byte_level(BPE(vocab=vocabulary, merges=[]), words=False)
     inner.add_special_tokens([END])
     return Tokenizer(inner)
 
@@ -182,14 +186,6 @@ def _byte_level(model: BPE, *, words: bool) -> tokenizers.Tokenizer:
     inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=words)
     inner.decoder = ByteLevelDecoder()
     return inner
-
-
-def _symbol(byte: int) -> str:
-    """The visible character by which byte-level tokenizers write a byte, as GPT-2's did first."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    if byte in visible:
-        return chr(byte)
-    return chr(BYTES + [other for other in range(BYTES) if other not in visible].index(byte))
 
 
 def _in_checkpoint(path: Path) -> str:

@@ -1,1 +1,1 @@
-"""Finished models measured: on test text and other corpora, by position and context, and on the tasks of others."""
+"""Results of finished models: on test text and other corpora, by position and context; completions; likelihoods."""

@@ -57,8 +57,8 @@ class Completion:
         self._held_back = ""  # text that may turn out to be the beginning of a stop string
 
     def add(self, token: int) -> str:
-        """The text that is certain now and was not before."""
-        if token == self.tokenizer.end:
+        """The text that is certain now and was not before; nothing once the text has ended."""
+        if self.done or token == self.tokenizer.end:
             return self.finish()
         self._undecoded.append(token)
         decoded = self._decode(token)
@@ -66,7 +66,7 @@ class Completion:
             return ""
         self._undecoded.clear()
         text = self._held_back + decoded
-        if stops := [place for stop in self.stop if (place := text.find(stop)) >= 0]:
+        if stops := [start for stop in self.stop if (start := text.find(stop)) >= 0]:
             self.done = True
             return text[: min(stops)]
         certain = len(text) - self._stop_begun(text)
@@ -87,35 +87,22 @@ class Completion:
 
 def stream_completion(model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling) -> Iterator[str]:
     """Continues a prompt, piece by piece as tokens come; an empty prompt starts a new text."""
-    completion = Completion(tokenizer, stop=sampling.stop)
-    tokens = _tokens(model, tokenizer, [prompt], sampling)
-    for _ in range(sampling.max_tokens):
-        yield completion.add(int(next(tokens)[0]))
-        if completion.done:
-            return
-    yield completion.finish()
+    return (piece for [piece] in _pieces(model, tokenizer, [prompt], sampling))
 
 
 def complete(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
     """Continues several prompts of any lengths together, and returns the continuations."""
-    completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
-    texts = ["" for _ in prompts]
-    tokens = _tokens(model, tokenizer, prompts, sampling)
-    for _ in range(sampling.max_tokens):
-        for row, (completion, token) in enumerate(zip(completions, next(tokens).tolist(), strict=True)):
-            if not completion.done:
-                texts[row] += completion.add(token)
-        if all(completion.done for completion in completions):
-            break
-    return [text + completion.finish() for text, completion in zip(texts, completions, strict=True)]
+    return ["".join(pieces) for pieces in zip(*_pieces(model, tokenizer, prompts, sampling), strict=True)]
 
 
-def _tokens(
+def _pieces(
     model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling
-) -> Iterator[torch.Tensor]:
+) -> Iterator[list[str]]:
+    """What is added to each text by one token after another."""
     device = next(model.parameters()).device
     ids = [torch.tensor(tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
-    return generate(
+    completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
+    tokens = generate(
         model,
         ids,
         temperature=sampling.temperature,
@@ -123,3 +110,8 @@ def _tokens(
         top_p=sampling.top_p,
         seed=sampling.seed,
     )
+    for _ in range(sampling.max_tokens):
+        yield [completion.add(token) for completion, token in zip(completions, next(tokens).tolist(), strict=True)]
+        if all(completion.done for completion in completions):
+            return
+    yield [completion.finish() for completion in completions]

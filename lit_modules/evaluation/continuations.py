@@ -1,4 +1,4 @@
-"""How likely texts are after others, many at a time."""
+"""Log-likelihoods of continuations, many at a time."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.model.loss import IGNORED
 
-FILLER = 0  # any id: what comes after a text changes nothing in it, and is not scored
+PADDING = 0  # any id: what comes after a text changes nothing in it, and is not scored
 
 
 class Likelihood(NamedTuple):
     """How likely a continuation is."""
 
-    log: float  # in nats
-    greedy: bool  # whether always taking the likeliest token writes it
+    log: float  # log-likelihood in nats; higher is likelier
+    greedy: bool  # whether each of its tokens is the likeliest
 
 
 def likelihoods(
@@ -25,8 +25,8 @@ def likelihoods(
 ) -> list[Likelihood]:
     """How likely the second tokens of each pair are after the first.
 
-    Rows of different lengths are filled up at their ends, where causal mixers do not look: a pair scores the same
-    alone and in any batch. Long pairs are scored first, with others of about their length.
+    Rows are padded at their ends, where causal mixers do not look: a pair scores the same alone and in any batch. Long
+    pairs are scored first, with others of about their length.
 
     Args:
         model: Predicts the next token.
@@ -38,18 +38,18 @@ def likelihoods(
     """
     if any(not context for context, _ in pairs):
         raise UsageError("a context must have at least one token: give the end-of-text token for none.")
-    order = sorted(range(len(pairs)), key=lambda place: -sum(map(len, pairs[place])))
+    order = sorted(range(len(pairs)), key=lambda index: -sum(map(len, pairs[index])))
     found: dict[int, Likelihood] = {}
     for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        found |= zip(places, _batch(model, [pairs[place] for place in places]), strict=True)
-    return [found[place] for place in range(len(pairs))]
+        indices = order[start : start + batch_size]
+        found |= zip(indices, _batch(model, [pairs[index] for index in indices]), strict=True)
+    return [found[index] for index in range(len(pairs))]
 
 
 def _batch(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
     device = next(model.parameters()).device
     rows = [torch.tensor([*context, *continuation]) for context, continuation in pairs]
-    ids = pad_sequence([row[:-1] for row in rows], batch_first=True, padding_value=FILLER)
+    ids = pad_sequence([row[:-1] for row in rows], batch_first=True, padding_value=PADDING)
     targets = pad_sequence([row[1:] for row in rows], batch_first=True, padding_value=IGNORED)
     for row, (context, _) in zip(targets, pairs, strict=True):
         row[: len(context) - 1] = IGNORED

@@ -1,9 +1,9 @@
-"""What `test` scores: a model on several corpora in blocks, and on the ends of windows after contexts of any length."""
+"""What `test` measures: the loss on corpora in blocks, and at the ends of windows after contexts of any length."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,10 +18,11 @@ from mixers.checks import UsageError, at_least
 
 # Sums over a whole validation set lose digits in float32; Apple's GPUs have nothing wider.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+Number = TypeVar("Number", float, Tensor)
 LAST = 128  # tokens that contexts are compared on: RetNet's appendix B (arXiv:2307.08621)
 
 
-def bits_per_byte(nats: Tensor, size: float) -> Tensor:
+def bits_per_byte(nats: Number, size: float) -> Number:
     """Negative log-likelihood in nats as bits per byte of text, which compares across tokenizers; lower is better.
 
     Args:
@@ -44,7 +45,7 @@ class EvalCorpus:
     text_field: str = "text"
 
 
-class Part(NamedTuple):
+class EvalSet(NamedTuple):
     """Blocks of one text that are scored together."""
 
     corpus: str
@@ -52,8 +53,8 @@ class Part(NamedTuple):
     blocks: Blocks
 
 
-class Sums(NamedTuple):
-    """Nats of a part, added up in its two directions."""
+class LossSums(NamedTuple):
+    """The losses of a part in nats, summed for each block and for each position."""
 
     blocks: np.ndarray  # (blocks,)
     positions: np.ndarray  # (tokens of a block,)
@@ -62,14 +63,14 @@ class Sums(NamedTuple):
 class Evaluation(LightningDataModule):
     """The parts of a test: each corpus in blocks of the training's size, the model's own first, then each context.
 
-    Contexts are read on that split of the model's own corpus, cut into windows of the longest of them: a shorter
-    one is the end of each window, so that all contexts have the same last tokens.
+    Contexts are of the same split of the model's own corpus, cut into windows of the longest of them: a shorter one is
+    the end of each window, so that all contexts have the same last tokens.
 
     Args:
         text: The data that the model was trained on.
-        split: Which part of them to score.
+        split: The split of them that is scored.
         others: Other corpora.
-        contexts: Tokens that the model reads in all, up to the last of those that contexts are compared on.
+        contexts: Numbers of tokens that the model reads, those that contexts are compared on included.
         max_tokens: Most tokens of each corpus to score, from its beginning.
 
     Raises:
@@ -88,8 +89,8 @@ class Evaluation(LightningDataModule):
         at_least(1, max_tokens=1 if max_tokens is None else max_tokens)
         if contexts and min(contexts) < LAST:
             raise UsageError(
-                f"contexts={list(contexts)} has one that is shorter than the {LAST} tokens that contexts are compared "
-                f"on: write {LAST} or more."
+                f"contexts={list(contexts)} has one below the {LAST} tokens that contexts are compared on: "
+                f"write {LAST} or more."
             )
         self.text = text
         self.split = split
@@ -98,9 +99,7 @@ class Evaluation(LightningDataModule):
         self.max_tokens = max_tokens
         # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
         if unread := [other.corpus for other in self.others if other.corpus.startswith(("[", "{"))]:
-            raise UsageError(
-                f"corpora={unread[0]} is not what it should be: write names, or {{corpus: NAME, text_field: FIELD}}."
-            )
+            raise UsageError(f"corpora={unread[0]} is no corpus: write names, or {{corpus: NAME, text_field: FIELD}}.")
         names = [text.corpus, *(other.corpus for other in self.others)]
         if twice := [name for name in names if names.count(name) > 1]:
             raise UsageError(
@@ -121,28 +120,24 @@ class Evaluation(LightningDataModule):
         self.loaders = [self._loader(part.blocks) for part in (*self.corpora, *self.windows)]
         return self.loaders
 
-    def scored_bytes(self, part: Part) -> int:
+    def scored_bytes(self, part: EvalSet) -> int:
         """The UTF-8 bytes of the text of the tokens that are scored."""
         start = int(not self.text.bos)  # the first token is predicted from an end-of-text token or not at all
         stop = start + len(part.blocks) * part.blocks.block_size
         return count_bytes(part.file, start, stop, self.text.tokenizer)
 
-    def _parts(self) -> tuple[list[Part], list[Part]]:
+    def _parts(self) -> tuple[list[EvalSet], list[EvalSet]]:
         own, size = self.text.token_file(self.split), self.text.block_size
         bos_token = self.text.end if self.text.bos else None
         files = [(self.text.corpus, own)]
         files += [(other.corpus, self.text.other_corpus(other.corpus, other.text_field)) for other in self.others]
-        corpora = [
-            Part(name, file, Blocks(self._limited(file), block_size=size, bos_token=bos_token)) for name, file in files
-        ]
-        windows = [
-            Part(
-                self.text.corpus,
-                own,
-                Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token),
-            )
-            for context in self.contexts
-        ]
+        corpora, windows = [], []
+        for name, file in files:
+            blocks = Blocks(self._limited(file), block_size=size, bos_token=bos_token)
+            corpora.append(EvalSet(name, file, blocks))
+        for context in self.contexts:
+            ends = Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token)
+            windows.append(EvalSet(self.text.corpus, own, ends))
         for part in corpora:
             self._check(part, "data.block_size", size)
         for part in windows:
@@ -154,7 +149,7 @@ class Evaluation(LightningDataModule):
             return file
         return replace(file, tokens=min(file.tokens, self.max_tokens + (not self.text.bos)))
 
-    def _check(self, part: Part, option: str, size: int) -> None:
+    def _check(self, part: EvalSet, option: str, size: int) -> None:
         if not len(part.blocks):
             raise UsageError(
                 f"corpus={part.corpus!r} has {part.blocks.file.tokens} tokens to test on, too few for {option}={size}: "
@@ -171,7 +166,7 @@ class Evaluation(LightningDataModule):
 
 
 class Scores(Callback):
-    """Adds up the nats of each part over a test, on all processes together.
+    """Sums the losses of each part over a test, on all processes together.
 
     Args:
         evaluation: The parts.
@@ -179,7 +174,7 @@ class Scores(Callback):
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        self.sums: list[Sums] = []
+        self.sums: list[LossSums] = []
         self._added: list[tuple[Tensor, Tensor]] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -209,4 +204,4 @@ class Scores(Callback):
             assert isinstance(reduced, Tensor)
             return reduced.cpu().numpy()
 
-        self.sums = [Sums(total(blocks), total(positions)) for blocks, positions in self._added]
+        self.sums = [LossSums(total(blocks), total(positions)) for blocks, positions in self._added]

@@ -1,17 +1,19 @@
 """The tables of a test: perplexity by corpus, by position and by context, as files and to read."""
 
-import csv
-import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_modules import console
 from lit_modules.data.cache import replace_text
-from lit_modules.evaluation.scores import LAST, Evaluation, Part, Sums
+from lit_modules.evaluation.scores import LAST, EvalSet, Evaluation, LossSums, bits_per_byte
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PIECE = 2048  # tokens of about a piece: enough of them for a paired bootstrap, each long enough to be nearly its own
+NOTE = "Lower is better. Loss is in nats per token."
 
 COLUMNS = {
     "positions": ("first", "last", "tokens", "loss"),
@@ -19,77 +21,84 @@ COLUMNS = {
     "pieces": ("corpus", "piece", "tokens", "nats"),
     "corpora": ("corpus", "tokens", "bytes", "loss", "perplexity", "bits_per_byte"),
 }
-Table = list[tuple[Any, ...]]
-Cells = list[tuple[str, ...]]
+Row = tuple[Any, ...]
 
 
-def report(evaluation: Evaluation, sums: Sequence[Sums], folder: Path | None, verbose: bool) -> list[dict[str, float]]:
+def report(
+    evaluation: Evaluation, sums: Sequence[LossSums], folder: Path | None, verbose: bool
+) -> list[dict[str, float]]:
     """Writes and prints the tables, where there is a folder for them, and returns the metrics of each corpus."""
     made = tables(evaluation, sums)
     if folder is not None:
         write(made, folder)
         if verbose:
-            print(f"{shown(made)}\n\ntables: {console.short_path(folder)}")
-    return [
-        {"test/loss": loss, "test/perplexity": perplexity, "test/bits_per_byte": bits}
-        for *_, loss, perplexity, bits in made["corpora"]
-    ]
+            print(f"{as_text(made)}\n\ntables: {console.short_path(folder)}")
+    results = made["corpora"][["loss", "perplexity", "bits_per_byte"]].add_prefix("test/")
+    metrics: list[dict[str, float]] = results.to_dict("records")
+    return metrics
 
 
-def tables(evaluation: Evaluation, sums: Sequence[Sums]) -> dict[str, Table]:
-    """The rows of each table, from the sums over each part."""
+def tables(evaluation: Evaluation, sums: Sequence[LossSums]) -> "dict[str, pd.DataFrame]":
+    """Each table, from the sums over each part."""
     corpora = list(zip(evaluation.corpora, sums[: len(evaluation.corpora)], strict=True))
-    windows = list(zip(evaluation.windows, sums[len(evaluation.corpora) :], strict=True))
-    return {
-        "positions": _positions(windows[-1][1]) if windows else [],
-        "contexts": [_context(part_sums) for _, part_sums in windows],
+    windows = sums[len(evaluation.corpora) :]
+    rows = {
+        "positions": _positions(windows[-1]) if windows else [],
+        "contexts": [_context(of_context) for of_context in windows],
         "pieces": [row for part, part_sums in corpora for row in _pieces(part, part_sums)],
         "corpora": [_corpus(part, part_sums, evaluation.scored_bytes(part)) for part, part_sums in corpora],
     }
+    return {name: table(rows[name], columns) for name, columns in COLUMNS.items()}
 
 
-def write(tables: dict[str, Table], folder: Path) -> None:
+def table(rows: Iterable[Row], columns: Sequence[str]) -> "pd.DataFrame":
+    """A table of these rows."""
+    import pandas as pd  # slow to import, and training does without
+
+    return pd.DataFrame(list(rows), columns=list(columns))
+
+
+def write(tables: "Mapping[str, pd.DataFrame]", folder: Path) -> None:
     """Writes each table to a CSV file in one step; where there is a corpora.csv, the others belong to it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpora.csv").unlink(missing_ok=True)
-    for name, columns in COLUMNS.items():
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([columns, *tables[name]])
-        replace_text(folder / f"{name}.csv", text.getvalue())
+    for name in COLUMNS:
+        replace_text(folder / f"{name}.csv", tables[name].to_csv(index=False))
 
 
-def shown(tables: dict[str, Table]) -> str:
+def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
     """The tables that fit a screen, to read."""
-    corpora: Cells = [("corpus", "tokens", "bytes", "loss", "perplexity", "bits per byte")]
-    corpora += [(name, *map(_number, numbers)) for name, *numbers in tables["corpora"]]
-    contexts: Cells = [("context", f"loss of the last {LAST}", "perplexity")]
-    contexts += [(_number(row[0]), *map(_number, row[2:])) for row in tables["contexts"]]
-    positions: Cells = [("position", "loss", "perplexity")]
-    positions += [
-        (_range(first, last), _number(loss), _number(math.exp(loss))) for first, last, _, loss in tables["positions"]
-    ]
-    return "\n\n".join(console.aligned(rows) for rows in (corpora, positions, contexts) if len(rows) > 1)
+    contexts = tables["contexts"].drop(columns="tokens").rename(columns={"loss": f"loss of the last {LAST}"})
+    positions = [(_range(*ends), loss, math.exp(loss)) for *ends, _, loss in _rows(tables["positions"])]
+    parts = tables["corpora"], contexts, table(positions, ("position", "loss", "perplexity"))
+    return "\n\n".join([NOTE, *(aligned(part) for part in parts if len(part))])
 
 
-def _corpus(part: Part, sums: Sums, size: int) -> tuple[Any, ...]:
+def aligned(table: "pd.DataFrame") -> str:
+    """A table for a terminal, its names in words and its numbers as `console.number` writes them."""
+    cells = table.map(lambda value: value if isinstance(value, str) else console.number(value))
+    return console.aligned([[name.replace("_", " ") for name in table.columns], *_rows(cells)])
+
+
+def _corpus(part: EvalSet, sums: LossSums, size: int) -> Row:
     nats, tokens = float(sums.blocks.sum()), len(sums.blocks) * part.blocks.length
-    return part.corpus, tokens, size, nats / tokens, math.exp(nats / tokens), nats / math.log(2) / size
+    return part.corpus, tokens, size, nats / tokens, math.exp(nats / tokens), bits_per_byte(nats, size)
 
 
-def _pieces(part: Part, sums: Sums) -> Table:
+def _pieces(part: EvalSet, sums: LossSums) -> list[Row]:
     """Consecutive blocks added up; the last piece has those that are left."""
     each = max(1, round(PIECE / part.blocks.length))
     parts = [sums.blocks[start : start + each] for start in range(0, len(sums.blocks), each)]
     return [(part.corpus, piece, len(nats) * part.blocks.length, float(nats.sum())) for piece, nats in enumerate(parts)]
 
 
-def _context(sums: Sums) -> tuple[Any, ...]:
+def _context(sums: LossSums) -> Row:
     tokens = len(sums.blocks) * LAST
     loss = float(sums.positions[-LAST:].sum()) / tokens
     return len(sums.positions), tokens, loss, math.exp(loss)
 
 
-def _positions(sums: Sums) -> Table:
+def _positions(sums: LossSums) -> list[Row]:
     """Positions from 1 in ranges that end at powers of two, the last where the windows end."""
     rows, first, last, length = [], 1, 1, len(sums.positions)
     while first <= length:
@@ -100,9 +109,9 @@ def _positions(sums: Sums) -> Table:
     return rows
 
 
+def _rows(table: "pd.DataFrame") -> Iterable[Row]:
+    return table.itertuples(index=False, name=None)
+
+
 def _range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first} to {last}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -60,21 +60,11 @@ class LitLanguageModel(pl.LightningModule):
         **model: Any,
     ):
         super().__init__()
-        options = {
-            "lr": lr,
-            "schedule": schedule,
-            "min_lr_ratio": min_lr_ratio,
-            "warmup_steps": warmup_steps,
-            "decay_steps": decay_steps,
-            "weight_decay": weight_decay,
-            "betas": list(betas),
-            "seed": seed,
-            "compile": compile,
-        }
+        options = {name: value for name, value in locals().items() if name in self.changeable_options}
         # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
         model |= _checked({**model})
         self.model = LanguageModel(**model)
-        self.save_hyperparameters(as_config({**options, **model, "_instantiator": REBUILD}))
+        self.save_hyperparameters(as_config({**options, "betas": list(betas), **model, "_instantiator": REBUILD}))
         # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
         self.val_loss = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
 

@@ -1,10 +1,13 @@
 """Which parameters decay, which learn at their own rate, and how the rate changes over the steps."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import nn
+
+from mixers.checks import UsageError
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -45,23 +48,27 @@ def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay:
         model: The model that was optimised.
         lr: The learning rate it was saved with.
         weight_decay: The weight decay it was saved with.
+
+    Raises:
+        UsageError: The model's modules have other options than then, so the groups cannot be told apart.
     """
     groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
-    if len(groups) == len(saved["param_groups"]):
+    saved_sizes = [len(group["params"]) for group in saved["param_groups"]]
+    if [len(group["params"]) for group in groups] == saved_sizes:
         return saved
-    place = {id(parameter): number for number, parameter in enumerate(model.parameters())}
-    merged: dict[tuple[float, float], list[int]] = {}
-    for group in groups:
-        merged.setdefault((group["lr"], group["weight_decay"]), []).extend(place[id(p)] for p in group["params"])
-    saved_order = [number for numbers in merged.values() for number in sorted(numbers)]
-    moved = {number: saved["state"].get(index) for index, number in enumerate(saved_order)}
-    order = [place[id(parameter)] for group in groups for parameter in group["params"]]
-    state = {index: moved[number] for index, number in enumerate(order) if moved[number] is not None}
-    indices = iter(range(len(order)))
-    shared = saved["param_groups"][0]  # all but what training sets anew at its start
+    place = {parameter: number for number, parameter in enumerate(model.parameters())}
+    new = [((group["lr"], group["weight_decay"]), parameter) for group in groups for parameter in group["params"]]
+    sizes = Counter(options for options, _ in new)
+    if [*sizes.values()] != saved_sizes:
+        raise UsageError("this checkpoint of version 0.1.0 was made with another ssm_lr: go on with the same at first.")
+    merged = list(sizes)
+    old = sorted(new, key=lambda pair: (merged.index(pair[0]), place[pair[1]]))
+    states = {parameter: saved["state"].get(number) for number, (_, parameter) in enumerate(old)}
+    numbers = iter(range(len(new)))
+    shared = saved["param_groups"][0]  # but for what a run sets at its start
     return {
-        "state": state,
-        "param_groups": [{**shared, "params": [next(indices) for _ in group["params"]]} for group in groups],
+        "state": {n: states[parameter] for n, (_, parameter) in enumerate(new) if states[parameter] is not None},
+        "param_groups": [{**shared, "params": [next(numbers) for _ in group["params"]]} for group in groups],
     }
 
 

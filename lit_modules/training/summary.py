@@ -1,21 +1,10 @@
-"""What a run and a validation print at their end."""
-
-from collections.abc import Mapping
+"""What a run prints at its end."""
 
 import pytorch_lightning as pl
 
-from lit_modules.console import aligned, command, number, short_path
+from lit_modules.console import command, number, short_path
 from lit_modules.training.mixer_config import mixer_name
 from mixers import LanguageModel, Mixer
-
-METRICS = {"val/loss": "nats per token", "val/perplexity": "perplexity", "val/bits_per_byte": "bits per byte"}
-
-
-def validation(metrics: Mapping[str, float]) -> str:
-    """The metrics of a validation as a table."""
-    names = [name for name in dict.fromkeys((*METRICS, *metrics)) if name in metrics]
-    columns = {METRICS.get(name, name): number(metrics[name]) for name in names}
-    return f"{aligned([('split', *columns), ('validation', *columns.values())])}\n(lower is better)"
 
 
 def model_mixers(model: LanguageModel) -> str:

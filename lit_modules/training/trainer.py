@@ -153,7 +153,8 @@ class Trainer(pl.Trainer):
             model, dataloaders, str(path) if path else None, False, datamodule, weights_only=True
         )
         if verbose and self.is_global_zero:
-            print("\n".join(summary.validation(result) for result in results))
+            corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
+            print("\n".join(tables.validation_table(corpus, result) for result in results))
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]
