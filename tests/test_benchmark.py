@@ -10,9 +10,10 @@ import torch
 
 import mixers
 from lit_modules.commands import plots
+from lit_modules.commands.benchmark import utilisation
 from lit_modules.commands.peers import peers
 from lit_modules.main import main
-from mixers.benchmark import Case, layer, measure, model
+from mixers.benchmark import Case, Row, layer, measure, model
 from mixers.benchmark.measure import train_flops
 from mixers.benchmark.memory import PROCESS, Peak
 from mixers.benchmark.work import Unavailable, Workload
@@ -140,6 +141,17 @@ def test_the_authors_layer_is_measured_where_it_is_installed():
     rows = list(measure("train", found, [AT._replace(length=512)], rounds=1, repeats=1))
     assert [row.note for row in rows] == ["", ""]
     assert {row.parameters for row in rows} == {8 * 32**2}
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA H200", 989.4e12), ("NVIDIA A100-SXM4-80GB", 312e12)],
+)
+def test_utilisation_is_of_the_dense_operations_that_a_gpu_is_sold_for(name, flops, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    at = AT._replace(device=torch.device("cuda"), dtype=torch.bfloat16)
+    assert utilisation(Row("train", "retention", at, seconds=2.0, flops=1e14)) == pytest.approx(5e13 / flops)
+    assert utilisation(Row("train", "retention", AT, seconds=2.0, flops=1e14)) is None
 
 
 def test_curves_of_many_mixers_can_be_told_apart():
