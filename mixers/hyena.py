@@ -21,16 +21,16 @@ from mixers.registry import register
 class Lookahead(NamedTuple):
     """What decoding remembers beside the past, so that a token does not sum over the whole of it (arXiv:2410.12982)."""
 
-    recent: Tensor  # (b, n, o, d): the inputs of the long convolutions since, the newest first, at the end
+    recent: Tensor  # (b, n, o, d): the inputs of the long convolutions since then, the newest first, at the end
     sums: Tensor  # (b, n, o, d): what all inputs so far add to each of the n outputs
     taps: Tensor  # (b, n, o, d): the first taps of the filters, the same for all rows
-    used: Tensor  # (b,): tokens decoded of the n
+    used: Tensor  # (b,): how many of the n tokens are decoded
 
 
 class HyenaState(NamedTuple):
     short: Tensor  # (b, short_width - 1, (order + 1) d): what the short convolution remembers
     past: Tensor  # (b, s, o, d): the inputs of the long convolutions, the newest first
-    lookahead: Lookahead  # of no tokens but within decoding
+    lookahead: Lookahead  # n is 0 but while decoding
 
 
 @register("hyena")
@@ -45,7 +45,8 @@ class Hyena(Mixer[HyenaState]):
     longer than `max_length`; a filter has that many taps and does not reach further back. Up to there it is their
     operator.
 
-    Its exact state is its past inputs, up to max_length - 1 of them.
+    Its state is its past inputs, up to max_length - 1 of them. `decode` adds each input to the outputs to come, so
+    that a token need not sum over all of them.
 
     Args:
         dim: Width of the input and of the output.
@@ -53,10 +54,10 @@ class Hyena(Mixer[HyenaState]):
         short_width: Taps of the short convolution after the projections.
         max_length: Taps of a long filter; also the length over which positions and windows are spread.
         filter_width: Width of the network that makes the filters.
-        filter_features: Features of a position that it reads, an odd number.
-        filter_frequency: Of its sine activation, at the start.
+        filter_features: Number of features of a position that the network gets, odd.
+        filter_frequency: Frequency of its sine activation, before training.
         filter_lr: Highest learning rate of the filters, whose fast sines make them more sensitive than the rest: at a
-            few 1e-3 two runs that differ by rounding part within 20 steps. None means that of the model.
+            few 1e-3 two runs that differ by rounding diverge within 20 steps. None means that of the model.
 
     Raises:
         ValueError: an option is out of range.

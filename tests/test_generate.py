@@ -31,6 +31,11 @@ def test_greedy_tokens_are_those_of_the_whole_forward_pass(model):
             ids = torch.cat([ids, expected[None]])
 
 
+def test_a_model_generates_by_itself(model):
+    ours = [token.tolist() for token in islice(model.generate(PROMPTS, temperature=0), 5)]
+    assert ours == [token.tolist() for token in islice(generate(model, PROMPTS, temperature=0), 5)]
+
+
 def test_prompts_of_different_lengths_are_read_as_if_alone(model):
     logits, _ = prefill(model, PROMPTS)
     for row, prompt in zip(logits, PROMPTS, strict=True):

@@ -40,6 +40,11 @@ def test_a_given_feed_forward_width_is_taken():
     assert LanguageModel(Retention, vocab_size=10, dim=64, depth=1, ffn_dim=32).blocks[0].ffn.up.out_features == 32
 
 
+def test_mixers_are_given_by_name_too():
+    model = LanguageModel("retention", overrides={1: "attention"}, vocab_size=10, dim=32, depth=2)
+    assert [type(block.mixer) for block in model.blocks] == [Retention, Attention]
+
+
 def test_an_override_makes_a_hybrid():
     overrides = {1: partial(Attention, window=4)}
     model = LanguageModel(Retention, overrides=overrides, vocab_size=10, dim=64, depth=3)
@@ -56,6 +61,9 @@ def test_an_override_makes_a_hybrid():
         ({"depth": 0}, r"depth=0 is too small"),
         ({"norm": "batch"}, r"norm='batch' is not one of: layer, rms"),
         ({"ffn": "relu"}, r"ffn='relu' is not one of: gelu, swiglu"),
+        ({"mixer": "retentoin"}, r"No mixer is named 'retentoin'; did you mean 'retention'\?"),
+        ({"mixer": Retention(64)}, r"mixer is a Retention, built already: write Retention or partial\(Retention"),
+        ({"overrides": {1: Attention(64)}}, r"mixer is a Attention, built already"),
         ({"mixer": partial(Retention, num_heads=7)}, r"num_heads=7 does not fit dim=64.*try num_heads=8"),
     ],
 )
@@ -104,7 +112,7 @@ def test_dropout_drops_only_in_training():
     assert torch.equal(model(ids), model(ids))
 
 
-def test_a_mixer_is_told_its_place():
+def test_a_mixer_is_told_its_block_and_the_depth():
     class Placed(Retention):
         def init_weights(self, layer, depth):
             self.told = layer, depth

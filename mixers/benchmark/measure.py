@@ -17,7 +17,7 @@ TOKENS = 8  # decoded where anything else is run once: single tokens are quick
 
 
 class Row(NamedTuple):
-    """One subject at one setting. What could not be measured is None, and `note` says why."""
+    """A target, called a subject in tables, at a case. What could not be measured is None, and `note` says why."""
 
     what: Phase
     subject: str
@@ -34,36 +34,36 @@ class Row(NamedTuple):
 
 
 def measure(
-    what: Phase,
-    subjects: dict[str, Target],
-    settings: Sequence[Case],
+    phase: Phase,
+    targets: dict[str, Target],
+    cases: Sequence[Case],
     *,
     rounds: int,
     repeats: int,
     progress: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Row]:
-    """Measures subjects at settings, yielding a row for each as soon as it is done.
+    """Measures targets at cases, yielding a row for each as soon as it is done.
 
-    At a setting the subjects take turns for some rounds, each time built anew, so that whatever else the machine does
-    meets them all, and only one is in memory. Running out of memory makes a row that says so.
+    At each case the targets take turns for some rounds, each time built anew, so that whatever else the machine does
+    slows all of them down, and only one is in memory. Running out of memory makes a row that says so.
 
     Args:
-        what: What they do.
-        subjects: What prepares the work, by name.
-        settings: Where to measure.
+        phase: What they do.
+        targets: What prepares the work, by name.
+        cases: Where to measure.
         rounds: How often each gets its turn.
         repeats: Timed runs in a turn; of decoding, `TOKENS` times as many.
-        progress: Is told the name of each subject when its turn is over.
+        progress: Is told the name of each target when its turn is over.
     """
-    for at in settings:
-        turns: dict[str, list[_Turn]] = {name: [] for name in subjects}
+    for case in cases:
+        turns: dict[str, list[_Turn]] = {name: [] for name in targets}
         for _ in range(rounds):
-            for name, subject in subjects.items():
+            for name, target in targets.items():
                 if not any(turn.note for turn in turns[name]):  # what did not fit will not fit the next time
-                    turns[name].append(_turn(what, subject, at, repeats))
+                    turns[name].append(_turn(phase, target, case, repeats))
                 progress(name)
         for name, taken in turns.items():
-            yield _row(what, name, at, taken)
+            yield _row(phase, name, case, taken)
 
 
 def train_flops(subject: Target, at: Case) -> int | None:
@@ -87,17 +87,18 @@ class _Turn(NamedTuple):
     note: str = ""
 
 
-def _turn(what: Phase, subject: Target, at: Case, repeats: int) -> _Turn:
+def _turn(phase: Phase, target: Target, case: Case, repeats: int) -> _Turn:
     torch.manual_seed(0)
     try:
-        with within_memory(at.device):
-            work = subject(what, at)
+        with within_memory(case.device):
+            workload = target(phase, case)
             for _ in range(WARM_UP):
-                work.run()
-            with Peak(at.device) as peak:  # apart from the clock: it gives memory back, and new pages take time
-                work.run()
-            seconds = [_seconds(work.run, at.device) for _ in range(repeats * (TOKENS if what == "decode" else 1))]
-            return _Turn(tuple(seconds), peak.bytes, work.parameters, work.state_bytes)
+                workload.run()
+            with Peak(case.device) as peak:  # apart from the clock: it gives memory back, and new pages take time
+                workload.run()
+            runs = repeats * (TOKENS if phase == "decode" else 1)
+            seconds = tuple(_seconds(workload.run, case.device) for _ in range(runs))
+            return _Turn(seconds, peak.bytes, workload.parameters, workload.state_bytes)
     except Unavailable as reason:
         return _Turn(note=str(reason))
     except (RuntimeError, MemoryError) as error:
@@ -106,7 +107,7 @@ def _turn(what: Phase, subject: Target, at: Case, repeats: int) -> _Turn:
         return _Turn(note="out of memory")
     finally:
         gc.collect()
-        if at.device.type == "cuda":
+        if case.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
@@ -123,12 +124,12 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _row(what: Phase, name: str, at: Case, turns: list[_Turn]) -> Row:
-    row = Row(what, name, at)
+def _row(phase: Phase, name: str, case: Case, turns: list[_Turn]) -> Row:
+    row = Row(phase, name, case)
     if turns[-1].note:
         return row._replace(note=turns[-1].note)
     seconds = [one for turn in turns for one in turn.seconds]
-    tokens = at.batch_size * (1 if what == "decode" else at.length)
+    tokens = case.batch_size * (1 if phase == "decode" else case.length)
     return row._replace(
         seconds=median(seconds),
         fastest=min(seconds),

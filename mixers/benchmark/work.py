@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mixers.model import LanguageModel, MixerFactory
-from mixers.model.decoder import Decoder
+from mixers.model.decoder import WARM_UP, Decoder
 from mixers.ops import OPS
 
 Phase = Literal["train", "prefill", "decode"]
@@ -30,7 +30,7 @@ class Case(NamedTuple):
     vocab_size: int = 50257  # likewise
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")
-    compiled: bool = False  # by torch.compile; a model's decoding on CUDA is captured as a graph instead
+    compiled: bool = False  # by torch.compile
 
 
 class Workload(NamedTuple):
@@ -45,47 +45,47 @@ Target = Callable[[Phase, Case], Workload]  # prepares the work, outside of the 
 
 
 class Unavailable(Exception):
-    """A subject cannot do what is asked; the message says why."""
+    """A target cannot do what is asked; the message says why."""
 
 
 def layer(build: MixerFactory) -> Target:
     """A mixer alone; training is forward and backward, for all its gradients."""
 
-    def prepare(what: Phase, at: Case) -> Workload:
-        mixer = build(at.dim).to(at.device)
-        size = (at.batch_size, at.length, at.dim)
-        if what == "train":
-            x = torch.randn(size, device=at.device)
-            return Workload(forward_and_backward(_compiled(mixer, at), x, at), parameters(mixer))
+    def prepare(phase: Phase, case: Case) -> Workload:
+        mixer = build(case.dim).to(case.device)
+        size = (case.batch_size, case.length, case.dim)
+        if phase == "train":
+            x = torch.randn(size, device=case.device)
+            return Workload(forward_and_backward(_compiled(mixer, case), x, case), parameters(mixer))
 
         def draw(length: int) -> Tensor:
-            return torch.randn(at.batch_size, length, at.dim, device=at.device, dtype=at.dtype)
+            return torch.randn(case.batch_size, length, case.dim, device=case.device, dtype=case.dtype)
 
-        return _reading(mixer.to(at.dtype), draw, what, at)
+        return _reading(mixer.to(case.dtype), draw, phase, case)
 
     return prepare
 
 
 def model(build: MixerFactory) -> Target:
     """The language model made of a mixer; training is a whole step, with AdamW's."""
-    return language_model(lambda at: LanguageModel(build, vocab_size=at.vocab_size, dim=at.dim, depth=at.depth))
+    return language_model(lambda case: LanguageModel(build, vocab_size=case.vocab_size, dim=case.dim, depth=case.depth))
 
 
 def language_model(make: Callable[[Case], LanguageModel]) -> Target:
     """Any language model; training is a whole step, with AdamW's."""
 
-    def prepare(what: Phase, at: Case) -> Workload:
-        made = make(at).to(at.device)
+    def prepare(phase: Phase, case: Case) -> Workload:
+        made = make(case).to(case.device)
 
         def draw(length: int) -> Tensor:
-            return torch.randint(at.vocab_size, (at.batch_size, length), device=at.device)
+            return torch.randint(case.vocab_size, (case.batch_size, length), device=case.device)
 
-        if what == "train":
-            rows = draw(at.length + 1)
+        if phase == "train":
+            rows = draw(case.length + 1)
             for block in made.blocks:
-                _compiled(block, at)
-            return Workload(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), at), parameters(made))
-        return _reading(made.to(at.dtype), draw, what, at)
+                _compiled(block, case)
+            return Workload(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), case), parameters(made))
+        return _reading(made.to(case.dtype), draw, phase, case)
 
     return prepare
 
@@ -93,10 +93,11 @@ def language_model(make: Callable[[Case], LanguageModel]) -> Target:
 def op(name: str, implementation: str) -> Target:
     """An implementation of an op, forward and backward for all its gradients."""
 
-    def prepare(what: Phase, at: Case) -> Workload:
-        if what != "train":
+    def prepare(phase: Phase, case: Case) -> Workload:
+        if phase != "train":
             raise Unavailable("an op alone is only trained")
-        arguments, chosen = OPS[name].examples(at.length, at.dim, at.dtype, at.device), OPS[name][implementation]
+        arguments = OPS[name].examples(case.length, case.dim, case.dtype, case.device)
+        chosen = OPS[name][implementation]
         if objection := chosen.objection(*arguments):
             raise Unavailable(objection)
         wanted = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
@@ -110,25 +111,25 @@ def op(name: str, implementation: str) -> Target:
     return prepare
 
 
-def forward_and_backward(module: nn.Module, x: Tensor, at: Case) -> Callable[[], object]:
+def forward_and_backward(module: nn.Module, x: Tensor, case: Case) -> Callable[[], object]:
     """A layer's training without an optimizer."""
     direction = torch.randn_like(x)
 
     def run() -> None:
         module.zero_grad()
-        with autocast(at):
+        with autocast(case):
             y = module(x.detach().requires_grad_())
         y.backward(direction.to(y.dtype))
 
     return run
 
 
-def step(module: nn.Module, loss: Callable[[], Tensor], at: Case) -> Callable[[], object]:
+def step(module: nn.Module, loss: Callable[[], Tensor], case: Case) -> Callable[[], object]:
     """A step of a model's training."""
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=at.device.type in ("cpu", "cuda"))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=case.device.type in ("cpu", "cuda"))
 
     def run() -> None:
-        with autocast(at):
+        with autocast(case):
             value = loss()
         value.backward()
         optimizer.step()
@@ -137,47 +138,41 @@ def step(module: nn.Module, loss: Callable[[], Tensor], at: Case) -> Callable[[]
     return run
 
 
-def _reading(module: nn.Module, draw: Callable[[int], Tensor], what: Phase, at: Case) -> Workload:
+def _reading(module: nn.Module, draw: Callable[[int], Tensor], phase: Phase, case: Case) -> Workload:
     """Reading a prompt in one piece, or one token after it."""
     recurrent: Any = module.eval()
     advance: Callable[[Tensor, Any], tuple[Tensor, Any]] = getattr(recurrent, "next_logits", recurrent.extend)
-    faster = torch.compile(advance) if at.compiled else advance
-    if what == "prefill":
+    if phase == "prefill":
+        read = torch.compile(advance) if case.compiled else advance
         with torch.inference_mode():
-            x = draw(at.length)
-            state = recurrent.initial_state(at.batch_size)
-        return Workload(inferring(lambda: faster(x, state)), parameters(module))
+            x, state = draw(case.length), recurrent.initial_state(case.batch_size)
+        return Workload(inferring(lambda: read(x, state)), parameters(module))
 
     with torch.inference_mode():
-        state = recurrent.initial_state(at.batch_size)
-        for start in range(0, at.length, PIECE):
-            state = advance(draw(min(PIECE, at.length - start)), state)[1]
-        token = draw(1)
-    size = state_bytes(state) // at.batch_size
-    if at.compiled and at.device.type == "cuda" and isinstance(module, LanguageModel):
-        decoder, ids = Decoder(module, state), token[:, 0]
-        return Workload(inferring(lambda: decoder(ids)), parameters(module), size)
-
-    def run() -> None:
-        nonlocal state
-        state = faster(token, state)[1]
-
-    return Workload(inferring(run), parameters(module), size)
+        state = recurrent.initial_state(case.batch_size)
+        for start in range(0, case.length, PIECE):
+            state = advance(draw(min(PIECE, case.length - start)), state)[1]
+    if case.compiled:
+        recurrent.decode = torch.compile(recurrent.decode)
+    decoder, token = Decoder(recurrent, state), draw(1)[:, 0]
+    for _ in range(WARM_UP + 1):  # until its graph is captured
+        decoder(token)
+    return Workload(lambda: decoder(token), parameters(module), state_bytes(state) // case.batch_size)
 
 
 def inferring(run: Callable[[], object]) -> Callable[[], object]:
     return torch.inference_mode()(run)
 
 
-def _compiled(module: nn.Module, at: Case) -> nn.Module:
-    if at.compiled:
+def _compiled(module: nn.Module, case: Case) -> nn.Module:
+    if case.compiled:
         module.compile()
     return module
 
 
-def autocast(at: Case) -> AbstractContextManager[object]:
+def autocast(case: Case) -> AbstractContextManager[object]:
     """Autocast where training is in half precision."""
-    return nullcontext() if at.dtype == torch.float32 else torch.autocast(at.device.type, at.dtype)
+    return nullcontext() if case.dtype == torch.float32 else torch.autocast(case.device.type, case.dtype)
 
 
 def parameters(module: nn.Module) -> int:
@@ -185,5 +180,5 @@ def parameters(module: nn.Module) -> int:
 
 
 def state_bytes(state: Any) -> int:
-    """What a state holds, not counting room beside it."""
+    """Bytes of all that a state holds."""
     return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(state))

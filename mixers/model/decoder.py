@@ -91,8 +91,10 @@ class _Graph:
         self.graph = torch.cuda.CUDAGraph()
         # Weights that autocast has cached in half precision would stay in the graph as they are now.
         uncached = torch.autocast("cuda", dtype, enabled=enabled, cache_enabled=False)
-        with torch.cuda.device(x.device), uncached, torch.cuda.graph(self.graph):
-            self.y = decode_in_place(model, self.x, self.state)
+        with torch.cuda.device(x.device):
+            stream = torch.cuda.Stream()  # torch's own belongs to the device of the first capture
+            with uncached, torch.cuda.graph(self.graph, stream=stream):
+                self.y = decode_in_place(model, self.x, self.state)
 
     def __call__(self, x: Tensor) -> Tensor:
         self.x.copy_(x)

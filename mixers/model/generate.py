@@ -28,7 +28,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> Iterator[Tensor]:
-    """Continues prompts for as long as asked, yielding the next token of each, (batch,).
+    """Continues prompts without end, yielding the next token of each, (batch,).
 
     `zip(range(n), generate(...))` and `itertools.islice` bound it.
 
@@ -84,10 +84,10 @@ def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None
 def prefill(model: Predictor, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
     """The logits after each prompt, (batch, vocabulary), and the states there.
 
-    All prompts are read together; a row leaves where its prompt ends, so that nothing is ever filled up.
+    All prompts are read together, a piece at a time; a row is taken out where its prompt ends, so none is padded.
     """
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    states, logits, done, read = model.initial_state(len(prompts)), None, [], 0
+    states, logits, finished, read = model.initial_state(len(prompts)), None, [], 0
     while order:
         end = len(prompts[order[0]])
         if end > read:
@@ -96,12 +96,12 @@ def prefill(model: Predictor, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[
             read = end
         ended = sum(len(prompts[row]) == end for row in order)
         assert logits is not None
-        done.append((order[:ended], logits[:ended], select_rows(states, slice(None, ended))))
+        finished.append((order[:ended], logits[:ended], select_rows(states, slice(None, ended))))
         order, logits, states = order[ended:], logits[ended:], select_rows(states, slice(ended, None))
-    rows = [row for part, _, _ in done for row in part]
+    rows = [row for part, _, _ in finished for row in part]
     back = torch.tensor(rows, device=prompts[0].device).argsort()
-    all_logits = torch.cat([part for _, part, _ in done])
-    return all_logits[back], select_rows(concat_states([part for _, _, part in done]), back)
+    all_logits = torch.cat([part for _, part, _ in finished])
+    return all_logits[back], select_rows(concat_states([part for _, _, part in finished]), back)
 
 
 def draw(logits: Tensor, *, top_k: int | None, top_p: float | None, generator: torch.Generator | None) -> Tensor:

@@ -1,7 +1,6 @@
-"""Blocks, and the language model made of them."""
+"""The language model: embedding, blocks, norm and head."""
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -10,62 +9,15 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.mixer import Mixer
+from mixers.model.block import NORMS, Block, MixerFactory, State, matched_width, mixer_factories
 from mixers.model.generate import generate
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
-from mixers.model.packed import Documents, find_documents, mix_documents
+from mixers.model.packed import find_documents
 from mixers.model.states import where_rows
 from mixers.parts.feed_forward import MATRICES, FeedForward, FeedForwardKind
-from mixers.registry import get
 from mixers.retention import Retention
 
-State = tuple[Any, ...]
 States = tuple[State, ...]  # one for each block
-MixerFactory = Callable[[int], Mixer[Any]]
-
-BLOCK_PARAMETERS = 12  # times dim²: a Transformer's block, and the paper's rule (arXiv:2307.08621, section 3.1)
-WIDTH_MULTIPLE = 8  # feed-forward widths are rounded to it, which matrix units want
-
-NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
-
-
-class Block(nn.Module):
-    """Mixes along the sequence, then within each token; both on top of the residual stream.
-
-    Y = X + mixer(norm(X)), X' = Y + ffn(norm(Y)).
-
-    Args:
-        mixer: Mixes along the sequence.
-        ffn: Works within each token.
-        norm: `layer` or `rms`.
-        dropout: Probability of dropping each element that is added to the stream.
-    """
-
-    def __init__(
-        self, mixer: Mixer[Any], ffn: nn.Module, *, norm: Literal["layer", "rms"] = "layer", dropout: float = 0.0
-    ):
-        super().__init__()
-        self.mixer_norm, self.mixer = NORMS[norm](mixer.dim), mixer
-        self.ffn_norm, self.ffn = NORMS[norm](mixer.dim), ffn
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, documents: Documents | None = None) -> Tensor:
-        """The outputs for a whole sequence, or for rows of documents that are mixed as if alone."""
-        normed = self.mixer_norm(x)
-        y = self.mixer(normed) if documents is None else mix_documents(self.mixer, normed, documents)
-        return self._add(x, y)
-
-    def extend(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        y, state = self.mixer.extend(self.mixer_norm(x), state)
-        return self._add(x, y), state
-
-    def decode(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        y, state = self.mixer.decode(self.mixer_norm(x), state)
-        return self._add(x, y), state
-
-    def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        x = x + self.dropout(y)
-        return x + self.dropout(self.ffn(self.ffn_norm(x)))
 
 
 class LanguageModel(nn.Module):
@@ -128,7 +80,7 @@ class LanguageModel(nn.Module):
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList()
-        for layer, build in enumerate(_factories(mixer, overrides or {}, depth)):
+        for layer, build in enumerate(mixer_factories(mixer, overrides or {}, depth)):
             built = build(dim)
             built.init_weights(layer, depth)
             width = matched_width(built, ffn) if ffn_dim is None else ffn_dim
@@ -245,41 +197,6 @@ class LanguageModel(nn.Module):
     @property
     def _output_weight(self) -> Tensor:
         return self.embed.weight if self.head is None else self.head.weight
-
-
-def matched_width(mixer: Mixer[Any], ffn: FeedForwardKind) -> int:
-    """The feed-forward width with which a block of this mixer has 12·dim² parameters.
-
-    A mixer that has more by itself gets the smallest feed-forward layer, and a warning: at widths of a few dozen,
-    what does not grow with dim² (Hyena's filters) weighs more than the block should.
-    """
-    taken, budget = sum(parameter.numel() for parameter in mixer.parameters()), BLOCK_PARAMETERS * mixer.dim**2
-    width = round((budget - taken) / (MATRICES[ffn] * mixer.dim) / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-    if width < WIDTH_MULTIPLE:
-        warnings.warn(
-            f"{type(mixer).__name__} alone has {taken:,} parameters, more than the 12·dim² = {budget:,} of a block at "
-            f"dim={mixer.dim}, so this model is larger than others of its width; ffn_dim sets the feed-forward width.",
-            stacklevel=3,
-        )
-    return max(width, WIDTH_MULTIPLE)
-
-
-def _factories(
-    mixer: MixerFactory | str, overrides: Mapping[int, MixerFactory | str], depth: int
-) -> list[MixerFactory]:
-    for layer in overrides:
-        if not 0 <= layer < depth:
-            raise UsageError(f"overrides names block {layer}; with depth={depth} there are blocks 0 to {depth - 1}.")
-    return [_factory(overrides.get(layer, mixer)) for layer in range(depth)]
-
-
-def _factory(mixer: MixerFactory | str) -> MixerFactory:
-    if isinstance(mixer, nn.Module):
-        name = type(mixer).__name__
-        raise UsageError(
-            f"mixer is a {name}, built already: write {name} or partial({name}, ...), which builds one a block."
-        )
-    return get(mixer) if isinstance(mixer, str) else mixer
 
 
 def _purpose(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Cross entropy of a large vocabulary without ever holding all logits."""
+"""Cross entropy of a large vocabulary without holding all logits at once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ IGNORED = -100  # a target that is not predicted, torch's own convention
 def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Σ -log softmax(x Wᵀ)[target] over the targets that are not -100, in nats, in float32 or better.
 
-    A few rows of logits are made at a time and their gradients taken at once, so that memory does not grow with the
+    Logits are computed for a few rows at a time, and their gradients with them, so that memory does not grow with the
     number of tokens times the vocabulary, and nothing is computed twice. Matrix products are in autocast's dtype.
 
     Args:
@@ -46,7 +46,7 @@ def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tens
         weight: (vocabulary, dim).
         targets: (tokens,).
     """
-    parts = _logits_in_parts(x, weight, targets)
+    parts = _logits_by_chunk(x, weight, targets)
     return torch.cat([F.cross_entropy(logits, part, ignore_index=IGNORED, reduction="none") for logits, part in parts])
 
 
@@ -54,17 +54,17 @@ def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tens
 def scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """`negative_log_likelihoods`, and whether each target is the likeliest token, (tokens,) each."""
     losses, likeliest = [], []
-    for logits, part in _logits_in_parts(x, weight, targets):
+    for logits, part in _logits_by_chunk(x, weight, targets):
         losses.append(F.cross_entropy(logits, part, ignore_index=IGNORED, reduction="none"))
         likeliest.append(logits.argmax(-1) == part)
     return torch.cat(losses), torch.cat(likeliest)
 
 
-def _logits_in_parts(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _logits_by_chunk(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits of a few rows at a time in float32 or better, with their targets."""
     dtype = product_dtype(x, weight)
     x, weight = x.to(dtype), weight.to(dtype)
-    rows = _rows_at_once(x, weight)
+    rows = _chunk_rows(x, weight)
     for part, target in zip(x.split(rows), targets.split(rows), strict=True):
         yield (part @ weight.mT).to(torch.promote_types(dtype, torch.float32)), target
 
@@ -76,14 +76,14 @@ class _ChunkedNLL(torch.autograd.Function):
         total = x.new_zeros((), dtype=precise)
         x_grad = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         weight_grad = torch.zeros_like(weight, dtype=precise) if ctx.needs_input_grad[1] else None
-        rows = _rows_at_once(x, weight)
+        rows = _chunk_rows(x, weight)
         # The same memory serves every chunk: on a CPU, new pages cost more than what is written there.
         rounded = x.new_empty(min(rows, len(x)), len(weight))
-        room = rounded if x.dtype == precise else torch.empty_like(rounded, dtype=precise)
+        buffer = rounded if x.dtype == precise else torch.empty_like(rounded, dtype=precise)
         for start in range(0, len(x), rows):
             part, target = x[start : start + rows], targets[start : start + rows]
             predicted = (target != IGNORED)[:, None]
-            loss, logits_grad = _rows(part, weight, target, rounded[: len(part)], room[: len(part)])
+            loss, logits_grad = _chunk(part, weight, target, rounded[: len(part)], buffer[: len(part)])
             total += (loss * predicted).sum()
             if x_grad is not None:
                 torch.mm(logits_grad, weight, out=x_grad[start : start + rows]).mul_(predicted)
@@ -106,17 +106,17 @@ class _ChunkedNLL(torch.autograd.Function):
         return x_grad, weight_grad, None
 
 
-def _rows_at_once(x: Tensor, weight: Tensor) -> int:
+def _chunk_rows(x: Tensor, weight: Tensor) -> int:
     return max(CHUNK_LOGITS.get(x.device.type, CHUNK_LOGITS_ELSEWHERE) // len(weight), x.shape[1])
 
 
-def _rows(x: Tensor, weight: Tensor, targets: Tensor, rounded: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of each row, (rows, 1), and the logits' gradient; both rooms hold a number for each logit."""
+def _chunk(x: Tensor, weight: Tensor, targets: Tensor, rounded: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each row, (rows, 1), and the logits' gradient; both buffers have an element for each logit."""
     chosen = targets.clamp(min=0)[:, None]
-    logits = room.copy_(torch.mm(x, weight.mT, out=rounded))
+    logits = buffer.copy_(torch.mm(x, weight.mT, out=rounded))
     logits -= logits.amax(-1, keepdim=True)
-    likely = logits.gather(1, chosen)
+    chosen_logits = logits.gather(1, chosen)
     probs = logits.exp_()
     norm = probs.sum(-1, keepdim=True)
     grad = probs.div_(norm).scatter_add_(1, chosen, probs.new_full((), -1).expand_as(chosen))
-    return norm.log() - likely, rounded.copy_(grad)
+    return norm.log() - chosen_logits, rounded.copy_(grad)

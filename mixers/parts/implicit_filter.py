@@ -24,7 +24,7 @@ class ImplicitFilter(nn.Module):
         max_length: Number of taps, L.
         width: Width of the network, which has four layers.
         features: Number of features of a position, odd: itself, cosines and sines.
-        frequency: Of the sine activation, at the start.
+        frequency: Frequency of the sine activation, before training.
         lr: Learning rate of the filter; None means that of the model.
     """
 
