@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mixers.checks import at_least
 from mixers.mixer import Mixer, state_dtype
-from mixers.ops.autocast import full_precision
 from mixers.ops.long_conv import long_conv
+from mixers.ops.precision import full_precision
 from mixers.parts.ahead import look_ahead, remember
 from mixers.parts.growing import prepend
 from mixers.parts.implicit_filter import ImplicitFilter
