@@ -16,6 +16,8 @@ from mixers.ops.decay.chunkwise import chunkwise
 from mixers.ops.decay.reference import DecayState, examples, reference
 from mixers.ops.op import Implementation, Op
 
+__all__ = ["DecayState", "decayed_linear_attention", "decayed_linear_attention_with_weights"]
+
 WithWeights = tuple[Tensor, Tensor, DecayState]
 
 
