@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,9 +76,13 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         projections = (self.q_proj, self.k_proj, self.v_proj)
         q, k, v = (projection(x).unflatten(-1, (self.num_heads, -1)) for projection in projections)
         phi = FEATURE_MAPS[self.feature_map]
-        q, k = phi(q), phi(k)
         no_decay = x.new_zeros(self.num_heads, dtype=state_dtype(self.q_proj.weight))
+        q, k = phi(q), phi(k)
+        epsilon: float | Tensor = EPSILON
+        if q.dtype == torch.float16:  # sums over some thousand tokens would overflow, and the size of q divides out
+            size = q.detach().sum(-1, dtype=no_decay.dtype).clamp(min=1e-3)
+            q, epsilon = q * size.reciprocal()[..., None].to(q.dtype), EPSILON / size
         past = None if state is None else DecayState(*state)
         o, weight, past = decayed_linear_attention_with_weights(q, k, v, no_decay, past, self.chunk_size)
-        y = (o / (weight + EPSILON)[..., None]).to(o.dtype)
+        y = o * (weight + epsilon).reciprocal()[..., None].to(o.dtype)
         return self.out_proj(y.flatten(2)), LinearAttentionState(*past)
