@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from mixers.ops import OPS
-from mixers.ops.decay import decayed_linear_attention, decayed_linear_attention_with_weights
+from mixers.ops.decay import decayed_linear_attention_with_weights
 from mixers.ops.decay.blocked import blocked
 from mixers.ops.decay.chunkwise import chunkwise
 from mixers.ops.decay.reference import DecayState, reference
@@ -62,6 +62,24 @@ def test_a_call_in_less_precision_stays_near_the_reference_in_double(op, dtype):
     for one, other in zip(actual, exact, strict=True):
         error = (one - other).square().mean().sqrt() / other.std()
         assert error < {torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
+
+
+@pytest.mark.parametrize(
+    ("op", "implementation"),
+    [(name, i.name) for name, op in OPS.items() for i in op.implementations if i.name != "compiled"],
+)
+def test_no_rows_give_no_rows(op, implementation):
+    def without_rows(x):
+        return x[:0].detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) and len(x) == 2 else x
+
+    chosen, arguments = OPS[op][implementation], OPS[op].examples(40, 24, torch.float64, CPU)
+    expected = pytree.tree_leaves(OPS[op]["reference"].run(*arguments))
+    arguments = pytree.tree_map(without_rows, arguments)
+    if reason := chosen.unsupported_reason(*arguments):
+        pytest.skip(reason)
+    outputs = pytree.tree_leaves(chosen.run(*arguments))
+    assert [y.shape for y in outputs] == [(0, *y.shape[1:]) for y in expected]
+    sum(y.sum() for y in outputs).backward()
 
 
 EVEN = Implementation("even", lambda x: "even", lambda x: None if x % 2 == 0 else "x is odd")

@@ -81,7 +81,7 @@ def train_flops(subject: Target, at: Case) -> int | None:
 
 def _conv_backward_flops(dy: list[int], x: list[int], weight: list[int], *args: Any, **_: Any) -> int:
     """For shapes of tensors. torch's own formula counts the gradient of a weight as if there were no groups."""
-    *_, transposed, _output_padding, _groups, wanted = args
+    transposed, wanted = args[-4], args[-1]
     return sum(wanted[:2]) * conv_flop_count(x, weight, dy, transposed)
 
 

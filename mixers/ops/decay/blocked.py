@@ -105,8 +105,7 @@ class _Blocked(torch.autograd.Function):
                 _times_(dz, powers.through[..., 0])
                 if at.start > 0 or not ctx.begins:
                     past = DecayState(*(kept.pop(-2), kept.pop()))
-                    by_weight = dw_i * past.k[:, None]  # in float32, where a state in float16 would overflow
-                    dq_i += _times_(torch.bmm(do_i, past.kv.mT).add_(by_weight), powers.since)
+                    dq_i += _times_(torch.bmm(do_i, past.kv.mT).addcmul_(dw_i, past.k[:, None]), powers.since)
                     far = _times(q_i, powers.since)
                     _add_product_(dkv, far.mT, do_i)
                     dz += torch.bmm(far.mT, dw_i).squeeze(-1)

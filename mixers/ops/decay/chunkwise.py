@@ -2,8 +2,9 @@
 
 It is Eq. 7 of the RetNet paper, and with a single chunk its parallel form, Eq. 5. With G_i = Σ_{s≤i} g_s within a chunk
 every product of decays is the exponential of a difference G_i - G_j, i ≥ j, which is never positive. Where each key
-channel has its own decay it cannot be taken out of q_i · k_j; the scores are then computed by blocks of rows, the decays
-of the columns before a block being split at the token before it (secondary chunking, arXiv:2312.06635, section 4.3).
+channel has its own decay, it cannot be taken out of q_i · k_j; scores are then computed by blocks of rows. Between a
+block's rows and the columns before it the decay is split at the token before the block, so that the scores are again
+products of matrices (secondary chunking, arXiv:2312.06635, section 4.3).
 
 Axes: as in reference.py, heads before time: (b, h, n, c, ·). G is (b, h, n, c, k), with k = 1 where all channels of a
 head decay alike, or (h, 1, c, 1) where all tokens do, too.

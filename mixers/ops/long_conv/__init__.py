@@ -2,10 +2,8 @@
 
 from torch import Tensor
 
-from mixers.ops.chunks import single_token
-from mixers.ops.long_conv import blocked
+from mixers.ops.long_conv import blocked, fourier
 from mixers.ops.long_conv.blocked import added_after
-from mixers.ops.long_conv.fourier import fourier
 from mixers.ops.long_conv.reference import examples, reference
 from mixers.ops.op import Implementation, Op
 
@@ -15,7 +13,7 @@ long_conv: Op[Tensor] = Op(
     reference,
     [
         Implementation("blocked", blocked.blocked, blocked.unsupported_reason),
-        Implementation("fourier", fourier, single_token),
+        Implementation("fourier", fourier.fourier, fourier.unsupported_reason),
     ],
     examples,
 )

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mixers.ops.chunks import single_token
-from mixers.ops.long_conv.fourier import transform_size
+from mixers.ops.long_conv import fourier
 from mixers.ops.op import unless_eager_on_cpu
 
 CHANNELS = 64  # transformed at once
 
 
 def unsupported_reason(u: Tensor, *_: Any) -> str | None:
-    return single_token(u) or unless_eager_on_cpu(u)
+    return fourier.unsupported_reason(u) or unless_eager_on_cpu(u)
 
 
 def blocked(u: Tensor, h: Tensor, past: Tensor) -> Tensor:
@@ -32,7 +31,7 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, h: Tensor) -> Tensor:
         ctx.save_for_backward(u, h)
-        y, length, size = torch.empty_like(u), u.shape[1], transform_size(u, h)
+        y, length, size = torch.empty_like(u), u.shape[1], fourier.transform_size(u, h)
         for at in _pieces(u):
             spectrum = torch.fft.rfft(u[..., at], size, dim=1) * torch.fft.rfft(h[:, at], size, dim=0)
             y[..., at] = torch.fft.irfft(spectrum, size, dim=1)[:, :length]
@@ -42,7 +41,7 @@ class _Blocked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         u, h = ctx.saved_tensors
-        du, dh, size = torch.empty_like(u), torch.empty_like(h), transform_size(u, h)
+        du, dh, size = torch.empty_like(u), torch.empty_like(h), fourier.transform_size(u, h)
         for at in _pieces(u):
             dspectrum = torch.fft.rfft(dy[..., at], size, dim=1)
             by_u = dspectrum * torch.fft.rfft(h[:, at], size, dim=0).conj()
@@ -57,7 +56,7 @@ def added_after(past: Tensor, h: Tensor, outputs: int) -> Tensor:
     length = past.shape[1] + outputs
     size, h = 1 << (length - 1).bit_length(), h[:length]  # wraps around, but only into what comes before
     sums = past.new_zeros(len(past), outputs, past.shape[2])
-    for at in _pieces(past) if past.shape[1] else []:
+    for at in _pieces(past) if past.numel() else []:
         spectrum = torch.fft.rfft(past[..., at].flip(1), size, dim=1) * torch.fft.rfft(h[:, at], size, dim=0)
         sums[..., at] = torch.fft.irfft(spectrum, size, dim=1)[:, past.shape[1] : length]
     return sums

@@ -65,11 +65,10 @@ def by_chunks(
     state: Tensor | None,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor]:
-    """What `run` gives for inputs (b, t, h, ·): first the whole chunks and then a shorter one.
+    """What `run` gives for inputs (b, t, h, ·), for the whole chunks and then a shorter one.
 
-    Args:
-        run: Takes inputs (h, c, ·, i, b), the state (h, 2, n, m, b) or None and the fields of a `Chunk`; gives the
-            output and the state after it in the same axes.
+    `run` takes inputs (h, c, ·, i, b), the state (h, 2, n, m, b) or None and the fields of a `Chunk`, and gives the
+    output and the state after it in the same axes.
     """
     outputs, now = [], None if state is None else state.permute(HEAD_FIRST)
     with full_precision(skip.device):
@@ -97,7 +96,7 @@ def _equal_chunks(u: Tensor, state: Tensor | None, *matrices: Tensor) -> tuple[T
     )
     through, inputs = chunk.through[..., None, None].unbind(1), u.flatten(2)
     y = within @ inputs
-    added = [(write @ inputs).view(len(u), -1, *u.shape[2:]).unbind(3) for write in (write_re, write_im)]
+    added = [(write @ inputs).view(*write.shape[:2], *u.shape[2:]).unbind(3) for write in (write_re, write_im)]
     if state is None:
         now = [torch.zeros_like(part[0], dtype=chunk.through.dtype) for part in added]
     else:

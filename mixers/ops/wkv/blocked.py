@@ -1,8 +1,8 @@
 """RWKV's mean on a CPU: `chunked` in place, with a custom backward.
 
-With N and D for the two sums of reference.py at a token, scaled so that D is 1, their gradients come back as the mean went
-there: dN ← s dN + p dy and dD ← s dD - p y dy, where s is the share of the past in what is remembered and p its share
-in y. What scales them has no gradient, since nothing depends on it.
+N and D are the two sums of reference.py at a token, scaled so that D is 1. Their gradients run back over the tokens:
+dN ← s dN + p dy and dD ← s dD - p y dy, where s is the share of the past in what is remembered and p its share in y.
+The scale has no gradient, since nothing depends on it.
 
 Axes: as in reference.py; chunks of k and v are (b, n, t, d).
 """
