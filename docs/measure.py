@@ -152,7 +152,7 @@ def ops(at: Case, folder: Path, small: bool) -> None:
     for name, dtype in product(OPS, (torch.float32, torch.bfloat16)):
         if (name, dtype) == ("long_conv", torch.bfloat16):
             continue  # Fourier transforms know nothing below float32
-        slow = () if small else ("reference",) if name in ("decayed_attention", "long_conv") else ()
+        slow = () if small else ("reference",) if name.startswith("decayed") or name == "long_conv" else ()
         subjects = {i.name: op(name, i.name) for i in OPS[name].implementations if i.name not in slow}
         here = [at._replace(length=length, dtype=dtype) for length in ((32,) if small else (2048, 8192))]
         place = folder / f"{name}_{str(dtype).removeprefix('torch.')}"

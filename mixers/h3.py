@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mixers.checks import UsageError, at_least
-from mixers.mixer import Mixer, state_dtype
-from mixers.ops.autocast import full_precision
-from mixers.ops.discretise import Discretisation
+from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.long_conv import long_conv
-from mixers.ops.state_space_attention import state_space_attention
+from mixers.ops.precision import full_precision
+from mixers.ops.state_space import Discretisation, state_space_attention
 from mixers.parts.diagonal_ssm import DiagonalSSM, Spectrum
 from mixers.registry import register
 
@@ -23,7 +22,7 @@ class H3State(NamedTuple):
 
 
 @register("h3")
-class H3(Mixer[H3State]):
+class H3(RecurrentMixer[H3State]):
     """H3, o_t = W_out (q_t Σ_{s≤t} K_{t-s} k̃_sᵀ v_s), where k̃ has passed a shift (arXiv:2212.14052, Algorithm 1).
 
     Keys pass a state space whose matrix shifts, k̃ = C * k + D_k k: a filter of `shift_size` learned taps a channel.
@@ -83,20 +82,16 @@ class H3(Mixer[H3State]):
         shift = taps.new_zeros(batch, len(taps) - 1, self.dim, dtype=state_dtype(taps))
         return H3State(shift, shift.new_zeros(batch, *c.shape, self.head_dim**2))
 
-    def extend(self, x: Tensor, state: H3State) -> tuple[Tensor, H3State]:
-        k = self.k_proj(x).to(state.shift.dtype)
-        y, ssm = self._mixed(x, k, state.shift, state.ssm)
-        return y, H3State(torch.cat([k.flip(1), state.shift], 1)[:, : len(self.shift) - 1], ssm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        k = self.k_proj(x).to(state_dtype(self.shift))
-        return self._mixed(x, k, k[:, :0], None)[0]
-
-    def _mixed(self, x: Tensor, k: Tensor, past: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _mix(self, x: Tensor, state: H3State | None) -> tuple[Tensor, H3State]:
         q, v = self.q_proj(x), self.v_proj(x)
+        k = self.k_proj(x).to(state_dtype(self.shift))
+        before = self.initial_state(len(x)).shift if state is None else state.shift
+        recent = k[:, max(0, k.shape[1] - before.shape[1]) :].flip(1)
+        shift = torch.cat([recent, before], 1)[:, : before.shape[1]]
         with full_precision(x.device):
             taps = torch.cat([self.shift[:1] + self.shift_skip, self.shift[1:]]).to(k.dtype)
-            k = long_conv(k, taps, past)
+            k = long_conv(k, taps, before[:, :0] if state is None else before)
         q, k, v = (y.to(v.dtype).unflatten(-1, (-1, self.head_dim)) for y in (q, k, v))
-        o, state = state_space_attention(q, k, v, *self.ssm.modes(), state, self.chunk_size)
-        return self.out_proj(o.flatten(2)), state
+        past = None if state is None else state.ssm
+        o, past = state_space_attention(q, k, v, *self.ssm.modes(), past, self.chunk_size)
+        return self.out_proj(o.flatten(2)), H3State(shift, past)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from mixers.checks import at_least
 from mixers.mixer import Mixer, state_dtype
-from mixers.ops.autocast import full_precision
 from mixers.ops.long_conv import added_after, long_conv
+from mixers.ops.precision import full_precision
 from mixers.parts.implicit_filter import ImplicitFilter
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register

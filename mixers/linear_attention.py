@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.mixer import Mixer, state_dtype
-from mixers.ops.decay import Memory, decayed_attention
+from mixers.mixer import RecurrentMixer, state_dtype
+from mixers.ops.decay import DecayState, decayed_linear_attention_with_weights
 from mixers.registry import register
 
 # Axes: b batch, h head, t time, k key width, v value width.
@@ -28,7 +29,7 @@ class LinearAttentionState(NamedTuple):
 
 
 @register("linear_attention")
-class LinearAttention(Mixer[LinearAttentionState]):
+class LinearAttention(RecurrentMixer[LinearAttentionState]):
     """Linear attention, o_n = φ(q_n)·Σ φ(k_m)ᵀ v_m / (φ(q_n)·Σ φ(k_m) + 1e-6), over m ≤ n (arXiv:2006.16236, Eq. 12).
 
     As in the paper there is no decay and nothing tells positions apart but the order in which they are summed.
@@ -71,20 +72,17 @@ class LinearAttention(Mixer[LinearAttentionState]):
         kv = weight.new_zeros(batch, self.num_heads, width, width, dtype=state_dtype(weight))
         return LinearAttentionState(kv, kv[..., 0].clone())
 
-    def extend(self, x: Tensor, state: LinearAttentionState) -> tuple[Tensor, LinearAttentionState]:
-        y, memory = self._mixed(x, Memory(*state))
-        return y, LinearAttentionState(*memory)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._mixed(x, None)[0]
-
-    def _mixed(self, x: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+    def _mix(self, x: Tensor, state: LinearAttentionState | None) -> tuple[Tensor, LinearAttentionState]:
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (projection(x).unflatten(-1, (self.num_heads, -1)) for projection in projections)
         phi = FEATURE_MAPS[self.feature_map]
         no_decay = x.new_zeros(self.num_heads, dtype=state_dtype(self.q_proj.weight))
-        o, weight, memory = decayed_attention(phi(q), phi(k), v, no_decay, memory, self.chunk_size)
-        y = o * (weight + EPSILON).reciprocal()[..., None].to(o.dtype)
-        return self.out_proj(y.transpose(1, 2).flatten(2)), memory
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q, k = phi(q), phi(k)
+        epsilon: float | Tensor = EPSILON
+        if q.dtype == torch.float16:  # sums over some thousand tokens would overflow, and the size of q divides out
+            size = q.detach().sum(-1, dtype=no_decay.dtype).clamp(min=1e-3)
+            q, epsilon = q * size.reciprocal()[..., None].to(q.dtype), EPSILON / size
+        past = None if state is None else DecayState(*state)
+        o, weight, past = decayed_linear_attention_with_weights(q, k, v, no_decay, past, self.chunk_size)
+        y = o * (weight + epsilon).reciprocal()[..., None].to(o.dtype)
+        return self.out_proj(y.flatten(2)), LinearAttentionState(*past)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mixers.mixer import Mixer, State, state_dtype
-from mixers.ops.autocast import full_precision, product_dtype
+from mixers.ops.precision import full_precision, product_dtype
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, g gates (4 of an LSTM, 3 of a GRU).

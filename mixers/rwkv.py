@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mixers.mixer import Mixer, state_dtype
-from mixers.ops.wkv import NOTHING, Seen, wkv
+from mixers.ops.wkv import LOG_ZERO, WKVState, wkv
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels.
@@ -31,7 +31,7 @@ class RWKV(Mixer[RWKVState]):
     Where this differs from the authors' code: their state keeps numerator, denominator and a running maximum of the
     exponents; here it is the quotient and the logarithm of the denominator, all that outputs depend on.
 
-    Initialisation depends on depth, and is theirs once `place` was called, as the model does: output, key and
+    Initialisation depends on depth, and is theirs once `init_weights` was called, as the model does: output, key and
     receptance are then zero. Built alone, a mixer has the decays and mixes of a first layer, and matrices as torch
     initialises them, since with theirs it would give nothing but zeros.
 
@@ -50,16 +50,16 @@ class RWKV(Mixer[RWKVState]):
         self.value = nn.Linear(dim, dim, bias=False)
         self.receptance = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim, bias=False)
-        self._place_vectors(layer=0, depth=1)
+        self._init_vectors(layer=0, depth=1)
 
     def init_weights(self, layer: int, depth: int) -> None:
-        self._place_vectors(layer, depth)
+        self._init_vectors(layer, depth)
         for zero in (self.key, self.receptance, self.output):
             nn.init.zeros_(zero.weight)
         nn.init.orthogonal_(self.value.weight)
 
     @torch.no_grad()
-    def _place_vectors(self, layer: int, depth: int) -> None:
+    def _init_vectors(self, layer: int, depth: int) -> None:
         """Decays, bonuses and mixes as the authors' code has them: from fast to slow over the channels."""
         down, up = 1 - layer / depth, layer / max(depth - 1, 1)  # over the layers, from 1 and to 1
         i = torch.arange(self.dim, dtype=torch.float32, device=self.time_decay.device)
@@ -72,7 +72,7 @@ class RWKV(Mixer[RWKVState]):
     def initial_state(self, batch: int) -> RWKVState:
         weight = self.key.weight
         zero = weight.new_zeros(batch, self.dim, dtype=state_dtype(weight))
-        return RWKVState(zero, zero.clone(), torch.full_like(zero, NOTHING))
+        return RWKVState(zero, zero.clone(), torch.full_like(zero, LOG_ZERO))
 
     def extend(self, x: Tensor, state: RWKVState) -> tuple[Tensor, RWKVState]:
         before = torch.cat([state.previous[:, None].to(x.dtype), x[:, :-1]], 1)
@@ -82,5 +82,6 @@ class RWKV(Mixer[RWKVState]):
             for projection, mix in zip((self.key, self.value, self.receptance), mixes, strict=True)
         )
         dtype = state.mean.dtype
-        mean, seen = wkv(k, v, self.time_decay.to(dtype), self.time_first.to(dtype), Seen(state.mean, state.log_weight))
-        return self.output(r.sigmoid() * mean.to(r.dtype)), RWKVState(x[:, -1].to(dtype), *seen)
+        past = WKVState(state.mean, state.log_weight)
+        mean, past = wkv(k, v, self.time_decay.to(dtype), self.time_first.to(dtype), past)
+        return self.output(r.sigmoid() * mean.to(r.dtype)), RWKVState(x[:, -1].to(dtype), *past)

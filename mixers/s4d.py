@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixers.checks import at_least
-from mixers.mixer import Mixer, state_dtype
-from mixers.ops.discretise import Discretisation
-from mixers.ops.state_space import state_space
+from mixers.mixer import RecurrentMixer, state_dtype
+from mixers.ops.state_space import Discretisation, state_space
 from mixers.parts.diagonal_ssm import DiagonalSSM, Spectrum
 from mixers.registry import register
 
@@ -20,7 +19,7 @@ class S4DState(NamedTuple):
 
 
 @register("s4d")
-class S4D(Mixer[S4DState]):
+class S4D(RecurrentMixer[S4DState]):
     """S4D, y = GLU(W gelu(K * u + D u)): one long convolution a channel, whose kernel is a diagonal state space's.
 
     K_i = 2 Re Σ_n C_n B̄_n Ā_n^i (arXiv:2206.11893, section 3). Channels meet only in the output projection, which is
@@ -64,15 +63,9 @@ class S4D(Mixer[S4DState]):
         c = self.ssm.c
         return S4DState(c.new_zeros(batch, *c.shape, 1, dtype=state_dtype(c)))
 
-    def extend(self, x: Tensor, state: S4DState) -> tuple[Tensor, S4DState]:
-        y, ssm = self._mixed(x, state.ssm)
-        return y, S4DState(ssm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._mixed(x, None)[0]
-
-    def _mixed(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _mix(self, x: Tensor, state: S4DState | None) -> tuple[Tensor, S4DState]:
         modes, skip = self.ssm.modes()
-        y, state = state_space(x[..., None].to(skip.dtype), modes, skip, state, self.chunk_size)
+        past = None if state is None else state.ssm
+        y, past = state_space(x[..., None].to(skip.dtype), modes, skip, past, self.chunk_size)
         y = self.out_proj(F.gelu(y.squeeze(-1)).to(x.dtype))
-        return F.glu(y, -1) if self.glu else y, state
+        return F.glu(y, -1) if self.glu else y, S4DState(past)

@@ -6,13 +6,14 @@ from torch.testing import assert_close
 from torch.utils import _pytree as pytree
 
 from mixers.ops import OPS
-from mixers.ops.decay import Memory, chunkwise, decayed_attention, parallel, recurrent
-from mixers.ops.decay_blocked import blocked
+from mixers.ops.decay import decayed_linear_attention_with_weights
+from mixers.ops.decay.blocked import blocked
+from mixers.ops.decay.chunkwise import chunkwise
+from mixers.ops.decay.reference import DecayState, reference
 from mixers.ops.long_conv import long_conv
-from mixers.ops.op import Op
-from mixers.ops.state_space import state_space
-from mixers.ops.state_space_attention import state_space_attention
-from mixers.ops.wkv import NOTHING, Seen, wkv
+from mixers.ops.op import Implementation, Op
+from mixers.ops.state_space import state_space, state_space_attention
+from mixers.ops.wkv import LOG_ZERO, WKVState, wkv
 from mixers.parts.short_conv import ShortConv
 
 LENGTHS = [1, 7, 63, 64, 65, 500]
@@ -38,16 +39,14 @@ def assert_same_with_gradients(run, reference, inputs, tolerance=1e-9):
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize(
-    ("op", "implementation"), [(name, i.name) for name, op in OPS.items() for i in op.implementations[1:]]
-)
+@pytest.mark.parametrize(("op", "implementation"), [(name, i.name) for name, op in OPS.items() for i in op.faster])
 def test_every_implementation_is_the_reference(op, implementation, length):
     if implementation == "compiled" and length not in COMPILED_LENGTHS:
         pytest.skip("compiling takes long; one length will do")
     torch.manual_seed(length)
     chosen, arguments = OPS[op][implementation], OPS[op].examples(length, 24, torch.float64, CPU)
-    if objection := chosen.objection(*arguments):
-        pytest.skip(objection)
+    if reason := chosen.unsupported_reason(*arguments):
+        pytest.skip(reason)
     assert_same_with_gradients(chosen.run, OPS[op]["reference"].run, arguments)
 
 
@@ -65,22 +64,41 @@ def test_a_call_in_less_precision_stays_near_the_reference_in_double(op, dtype):
         assert error < {torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
 
 
+@pytest.mark.parametrize(
+    ("op", "implementation"),
+    [(name, i.name) for name, op in OPS.items() for i in op.implementations if i.name != "compiled"],
+)
+def test_no_rows_give_no_rows(op, implementation):
+    def without_rows(x):
+        return x[:0].detach().requires_grad_(x.requires_grad) if isinstance(x, torch.Tensor) and len(x) == 2 else x
+
+    chosen, arguments = OPS[op][implementation], OPS[op].examples(40, 24, torch.float64, CPU)
+    expected = pytree.tree_leaves(OPS[op]["reference"].run(*arguments))
+    arguments = pytree.tree_map(without_rows, arguments)
+    if reason := chosen.unsupported_reason(*arguments):
+        pytest.skip(reason)
+    outputs = pytree.tree_leaves(chosen.run(*arguments))
+    assert [y.shape for y in outputs] == [(0, *y.shape[1:]) for y in expected]
+    sum(y.sum() for y in outputs).backward()
+
+
+EVEN = Implementation("even", lambda x: "even", lambda x: None if x % 2 == 0 else "x is odd")
+
+
 class TestTheTable:
-    def test_a_call_runs_the_last_implementation_that_does_not_object(self):
-        op = Op(lambda x: "reference", lambda *_: None)
-        op.implementation("even", lambda x: "" if x % 2 == 0 else "x is odd")(lambda x: "even")
-        op.implementation("large", lambda x: "" if x > 10 else "x is small")(lambda x: "large")
+    def test_a_call_runs_the_first_implementation_that_takes_its_arguments(self):
+        large = Implementation("large", lambda x: "large", lambda x: None if x > 10 else "x is small")
+        op = Op(lambda x: "reference", [large, EVEN], lambda *_: None)
         assert [op(3), op(4), op(12)] == ["reference", "even", "large"]
 
     def test_an_implementation_can_be_asked_for(self):
-        op = Op(lambda x: "reference", lambda *_: None)
-        op.implementation("even", lambda x: "" if x % 2 == 0 else "x is odd")(lambda x: "even")
+        op = Op(lambda x: "reference", [EVEN], lambda *_: None)
         with op.using("reference"):
             assert op(4) == "reference"
         assert op(4) == "even"
         with op.using("even"), pytest.raises(ValueError, match="'even' does not take these arguments: x is odd"):
             op(3)
-        with pytest.raises(KeyError, match="There are: reference, even"), op.using("odd"):
+        with pytest.raises(KeyError, match="There are: even, reference"), op.using("odd"):
             pass
 
 
@@ -93,62 +111,62 @@ def log_decay(request):
 def decay_inputs(request):
     torch.manual_seed(request.param)
     t = request.param
-    return randn(2, 2, t, 4), randn(2, 2, t, 4), randn(2, 2, t, 6), Memory(randn(2, 2, 4, 6), randn(2, 2, 4))
+    return randn(2, t, 2, 4), randn(2, t, 2, 4), randn(2, t, 2, 6), DecayState(randn(2, 2, 4, 6), randn(2, 2, 4))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 16, 64, 1000])
 @pytest.mark.parametrize("form", [chunkwise, blocked])
-def test_chunks_of_any_size_are_recurrent(decay_inputs, log_decay, chunk_size, form):
+def test_chunks_of_any_size_are_reference(decay_inputs, log_decay, chunk_size, form):
     assert_same_with_gradients(
-        lambda q, k, v, memory: form(q, k, v, log_decay, memory, chunk_size),
-        lambda q, k, v, memory: recurrent(q, k, v, log_decay, memory),
+        lambda q, k, v, state: form(q, k, v, log_decay, state, chunk_size),
+        lambda q, k, v, state: reference(q, k, v, log_decay, state),
         decay_inputs,
     )
 
 
 @pytest.mark.parametrize("form", [chunkwise, blocked])
-def test_chunks_from_nothing_are_recurrent(decay_inputs, log_decay, form):
+def test_chunks_from_nothing_are_reference(decay_inputs, log_decay, form):
     assert_same_with_gradients(
         lambda q, k, v: form(q, k, v, log_decay, None, 64),
-        lambda q, k, v: recurrent(q, k, v, log_decay, None),
+        lambda q, k, v: reference(q, k, v, log_decay, None),
         decay_inputs[:3],
     )
 
 
 def test_outputs_that_nobody_uses_have_no_gradient(decay_inputs, log_decay):
     assert_same_with_gradients(
-        lambda q, k, v, memory: blocked(q, k, v, log_decay, memory, 16)[0],
-        lambda q, k, v, memory: recurrent(q, k, v, log_decay, memory)[0] + 0 * memory.k.sum(),
+        lambda q, k, v, state: blocked(q, k, v, log_decay, state, 16)[0],
+        lambda q, k, v, state: reference(q, k, v, log_decay, state)[0] + 0 * state.k.sum(),
         decay_inputs,
     )
 
 
 def test_a_learned_decay_gets_its_gradient(decay_inputs):
-    *inputs, memory = decay_inputs
+    *inputs, state = decay_inputs
     log_decay = torch.tensor([-0.1, -0.01], dtype=torch.float64, requires_grad=True)
     assert_same_with_gradients(
-        lambda *inputs: decayed_attention(*inputs, memory, 16),
-        lambda *inputs: recurrent(*inputs, memory),
+        lambda *inputs: decayed_linear_attention_with_weights(*inputs, state, 16),
+        lambda *inputs: reference(*inputs, state),
         (*inputs, log_decay),
     )
 
 
 def test_parallel_is_recurrent_from_nothing(decay_inputs, log_decay):
     assert_same_with_gradients(
-        lambda q, k, v: parallel(q, k, v, log_decay),
-        lambda q, k, v: recurrent(q, k, v, log_decay, None)[:2],
+        lambda q, k, v: chunkwise(q, k, v, log_decay, None, q.shape[1])[:2],
+        lambda q, k, v: reference(q, k, v, log_decay, None)[:2],
         decay_inputs[:3],
     )
 
 
 def test_a_decay_over_thousands_of_tokens_stays_finite():
-    q, k, v = (torch.randn(1, 1, 4096, 4) for _ in range(3))
-    output, weight = parallel(q, k, v, torch.tensor([-0.5]))
+    q, k, v = (torch.randn(1, 4096, 1, 4) for _ in range(3))
+    output, weight, _ = chunkwise(q, k, v, torch.tensor([-0.5]), None, 4096)
     assert output.isfinite().all()
     assert weight.isfinite().all()
 
 
-@pytest.mark.parametrize("implementation", [i.name for i in long_conv.implementations[1:]])
+@pytest.mark.parametrize("implementation", [i.name for i in long_conv.faster])
 @pytest.mark.parametrize("past", [0, 1, 30])
 @pytest.mark.parametrize("taps", [1, 8, 600])
 @pytest.mark.parametrize("length", LENGTHS[1:])
@@ -161,7 +179,7 @@ def test_a_long_convolution_takes_any_number_of_taps(length, taps, past, impleme
 @pytest.mark.parametrize("begins", [True, False], ids=["from nothing", "from a state"])
 @pytest.mark.parametrize("chunk_size", [1, 16, 1000])
 @pytest.mark.parametrize(
-    ("op", "form"), [(op, i.name) for op in (state_space, state_space_attention) for i in op.implementations[1:]]
+    ("op", "form"), [(op, i.name) for op in (state_space, state_space_attention) for i in op.faster]
 )
 def test_a_state_space_in_chunks_of_any_size_is_its_recurrence(op, form, chunk_size, begins):
     torch.manual_seed(0)
@@ -200,7 +218,7 @@ def test_keys_of_hundreds_and_any_decay_stay_finite(implementation):
     k, v, _, time_first, _ = wkv.examples(100, 24, torch.float32, CPU)
     time_decay = torch.linspace(-20, 10, 24).requires_grad_()
     k = (200 * k.detach().sign()).requires_grad_()
-    past = Seen(torch.zeros(2, 24), torch.full((2, 24), NOTHING))
+    past = WKVState(torch.zeros(2, 24), torch.full((2, 24), LOG_ZERO))
     y, after = wkv[implementation].run(k, v, time_decay, time_first, past)
     inputs = (k, v, time_decay, time_first)
     gradients = torch.autograd.grad((y.sum() + after.mean.sum() + after.log_weight.sum()), inputs)

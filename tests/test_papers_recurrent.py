@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from mixers import GRU, H3, LSTM, RWKV, S4D, LanguageModel
-from mixers.ops.state_space import kernel
-from mixers.ops.state_space_attention import state_space_attention
+from mixers.ops.state_space import state_space_attention
+from mixers.ops.state_space.fourier import kernel
 
 DIM, LENGTH = 16, 11
 

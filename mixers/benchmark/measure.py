@@ -4,10 +4,10 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from mixers.benchmark.memory import OUT_OF_MEMORY, Peak, within_memory
 from mixers.benchmark.work import Case, Phase, Target, Unavailable
@@ -72,11 +72,20 @@ def train_flops(subject: Target, at: Case) -> int | None:
     Fourier transforms are not counted, nor kernels that torch does not know; causal attention counts in full.
     """
     try:
-        with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        with torch.device("meta"), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
             subject("train", at._replace(device=torch.device("meta"), dtype=torch.float32, compiled=False)).run()
     except (RuntimeError, NotImplementedError, Unavailable):  # not everybody's code runs without numbers
         return None
     return counter.get_total_flops()
+
+
+def _conv_backward_flops(dy: list[int], x: list[int], weight: list[int], *args: Any, **_: Any) -> int:
+    """For shapes of tensors. torch's own formula counts the gradient of a weight as if there were no groups."""
+    transposed, wanted = args[-4], args[-1]
+    return sum(wanted[:2]) * conv_flop_count(x, weight, dy, transposed)
+
+
+_FORMULAS = {torch.ops.aten.convolution_backward: _conv_backward_flops}
 
 
 class _Turn(NamedTuple):

@@ -98,8 +98,8 @@ def op(name: str, implementation: str) -> Target:
             raise Unavailable("an op alone is only trained")
         arguments = OPS[name].examples(case.length, case.dim, case.dtype, case.device)
         chosen = OPS[name][implementation]
-        if objection := chosen.objection(*arguments):
-            raise Unavailable(objection)
+        if reason := chosen.unsupported_reason(*arguments):
+            raise Unavailable(reason)
         wanted = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
         directions = [torch.randn_like(output) for output in pytree.tree_leaves(chosen.run(*arguments))]
 

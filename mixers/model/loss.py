@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mixers.ops.autocast import product_dtype
+from mixers.ops.precision import product_dtype
 
 # Logits held at once: about what caches hold, or what keeps a GPU busy (256 MB in float32). But at least `dim` rows,
 # or adding up the gradient of the weight takes longer than computing it.

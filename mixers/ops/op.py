@@ -1,6 +1,6 @@
-"""An op: one function, said several times over, of which a call runs the best that takes its arguments."""
+"""An op: one function with several implementations, of which a call runs the first that takes its arguments."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -10,48 +10,45 @@ from torch import Tensor
 
 R = TypeVar("R")
 
-TAKEN = ""  # what an implementation answers that has nothing against the arguments
-
-BLOCK = 2**18  # numbers that are worked on at once on a CPU
+CACHE_ELEMENTS = 2**18  # worked on at once on a CPU, so that its cache holds several tensors of that many
 
 
 @dataclass(frozen=True)
 class Implementation(Generic[R]):
+    """One way to compute an op.
+
+    Args:
+        name: What benchmarks and messages call it.
+        run: The function.
+        unsupported_reason: Takes the arguments of `run`, and says why they are not supported, in words that end a
+            sentence; None if they are.
+        automatic: Whether calls may run it without being told to with `Op.using`.
+    """
+
     name: str
     run: Callable[..., R]
-    objection: Callable[..., str]  # why it does not take these arguments; TAKEN if it does
-    automatic: bool = True  # whether calls may run it without being told to
+    unsupported_reason: Callable[..., str | None]
+    automatic: bool = True
 
 
 class Op(Generic[R]):
-    """A plain reference that takes any arguments, and faster implementations that give the same for those they take.
+    """A plain reference that takes any arguments, and faster implementations that give the same.
 
     Args:
-        reference: The function as a reader reads it.
+        reference: The function as one reads it.
+        faster: Other implementations; a call runs the first that takes its arguments, else the reference.
         examples: Makes arguments for tests and benchmarks: examples(length, dim, dtype, device).
     """
 
-    def __init__(self, reference: Callable[..., R], examples: Callable[[int, int, torch.dtype, torch.device], Any]):
-        self.examples = examples
-        self.implementations = [Implementation("reference", reference, lambda *args: TAKEN)]
+    def __init__(
+        self,
+        reference: Callable[..., R],
+        faster: Sequence[Implementation[R]],
+        examples: Callable[[int, int, torch.dtype, torch.device], Any],
+    ):
+        self.reference, self.faster, self.examples = reference, tuple(faster), examples
+        self.implementations = (*self.faster, Implementation("reference", reference, lambda *args: None))
         self._chosen: str | None = None
-
-    def implementation(
-        self, name: str, objection: Callable[..., str], *, automatic: bool = True
-    ) -> Callable[[Callable[..., R]], Callable[..., R]]:
-        """Adds an implementation, which is preferred to those added before it.
-
-        Args:
-            name: What benchmarks and messages call it.
-            objection: Says why it does not take given arguments, in words that end a sentence; TAKEN if it does.
-            automatic: Whether calls may run it without being told to with `using`.
-        """
-
-        def add(run: Callable[..., R]) -> Callable[..., R]:
-            self.implementations.append(Implementation(name, run, objection, automatic))
-            return run
-
-        return add
 
     def __call__(self, *args: Any) -> R:
         return self.choose(*args).run(*args)
@@ -64,17 +61,17 @@ class Op(Generic[R]):
         """
         if self._chosen is not None:
             chosen = self[self._chosen]
-            if objection := chosen.objection(*args):
-                raise ValueError(f"The implementation {chosen.name!r} does not take these arguments: {objection}.")
+            if reason := chosen.unsupported_reason(*args):
+                raise ValueError(f"The implementation {chosen.name!r} does not take these arguments: {reason}.")
             return chosen
-        return next(i for i in reversed(self.implementations) if i.automatic and i.objection(*args) == TAKEN)
+        return next(i for i in self.implementations if i.automatic and i.unsupported_reason(*args) is None)
 
     def __getitem__(self, name: str) -> Implementation[R]:
         for implementation in self.implementations:
             if implementation.name == name:
                 return implementation
-        there = ", ".join(implementation.name for implementation in self.implementations)
-        raise KeyError(f"No implementation is named {name!r}. There are: {there}.")
+        names = ", ".join(implementation.name for implementation in self.implementations)
+        raise KeyError(f"No implementation is named {name!r}. There are: {names}.")
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
@@ -86,16 +83,14 @@ class Op(Generic[R]):
             self._chosen = before
 
 
-def blocks(length: int, numbers: int) -> list[slice]:
-    """Where to cut a length of tokens, which have so many numbers each, so that a cache holds several such pieces."""
-    step = max(1, BLOCK // numbers)
+def blocks(length: int, elements: int) -> list[slice]:
+    """Where to cut a dimension of that length, with so many elements at each index, into parts that fit a cache."""
+    step = max(1, CACHE_ELEMENTS // max(1, elements))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def eager_on_cpu(*tensors: Tensor) -> str:
-    """The objection of an implementation with gradients written by hand, for the memory of a CPU."""
+def unless_eager_on_cpu(*tensors: Tensor) -> str | None:
+    """The `unsupported_reason` of implementations with a custom backward that are written for a CPU's memory."""
     if torch.compiler.is_compiling():
         return "the compiler writes its own"
-    if any(tensor.device.type != "cpu" for tensor in tensors):
-        return "it is for a CPU"
-    return TAKEN
+    return None if all(tensor.device.type == "cpu" for tensor in tensors) else "it is for a CPU"

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.mixer import state_dtype
-from mixers.ops.autocast import full_precision
-from mixers.ops.discretise import Discretisation, discretise
-from mixers.ops.state_space import Modes
+from mixers.ops.precision import full_precision, state_dtype
+from mixers.ops.state_space import Discretisation, Modes, discretise
 
 Spectrum = Literal["lin", "inv", "real"]
 
@@ -25,7 +23,7 @@ class DiagonalSSM(nn.Module):
 
     Args:
         channels: Number of state spaces.
-        size: Numbers of their states, in pairs that are complex numbers.
+        size: Real elements of each one's state, N, even: two for each complex mode.
         spectrum: A_n at the start: `lin` is -1/2 + iπn, `inv` -1/2 + i (N/π)(N/(2n+1) - 1), `real` -(n+1).
         method: How time is made discrete: `bilinear` or `zoh`, the zero-order hold.
         lr: Learning rate of A and dt; None means that of the model.

@@ -1,4 +1,4 @@
-"""What an op with gradients of its own must know of autocast, which does not look inside one."""
+"""In which precision to compute and to remember; autocast does not look inside an op with a custom backward."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,8 +6,13 @@ import torch
 from torch import Tensor
 
 
+def state_dtype(weight: Tensor) -> torch.dtype:
+    """The precision to keep a recurrent state in: float32 for half-precision weights, else theirs."""
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
 def product_dtype(*tensors: Tensor) -> torch.dtype:
-    """The dtype in which tensors are to be multiplied: autocast's within it, else the one they promote to."""
+    """The dtype in which to multiply tensors: autocast's within it, else the one they promote to."""
     device = tensors[0].device.type
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
@@ -17,8 +22,14 @@ def product_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device)
 
 
+def in_product_dtype(*tensors: Tensor) -> list[Tensor]:
+    """Tensors in the dtype in which they are to be multiplied."""
+    dtype = product_dtype(*tensors)
+    return [tensor.to(dtype) for tensor in tensors]
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Within it autocast does not touch anything."""
+    """Within it autocast changes nothing."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

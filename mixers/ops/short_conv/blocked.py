@@ -1,9 +1,8 @@
-"""A causal convolution over the last few tokens.
+"""A short convolution on a CPU: a few tokens at a time, tap by tap, with a custom backward.
 
-y_n = bias + Σ_{i<w} weight_i x_{n-i}, each channel for itself.
+torch's takes four times as long there.
 
-Axes: b batch, t time, d channels, w taps. x is (b, t, d), the weight (d, 1, w) with the latest token's tap last, as
-torch's convolutions have it, the bias (d,) and the inputs before, `past`, (b, w - 1, d).
+Axes: as in reference.py; taps are (w, d), the latest token's first.
 """
 
 from typing import Any
@@ -11,33 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from mixers.ops.autocast import product_dtype
-from mixers.ops.op import Op, blocks, eager_on_cpu
-
-
-def reference(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Tensor:
-    inputs = torch.cat([past.to(x.dtype), x], 1)
-    return F.conv1d(inputs.mT, weight, bias, groups=len(weight)).mT
+from mixers.ops.op import blocks
+from mixers.ops.precision import product_dtype, state_dtype
 
 
-def examples(length: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Three taps at width dim, with gradients wanted."""
-    b = 1 if dim > 64 else 2
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=dtype, device=device).requires_grad_()
-
-    return draw(b, length, dim), draw(dim, 1, 3), draw(dim), draw(b, 2, dim)
-
-
-short_conv = Op(reference, examples)
-
-
-@short_conv.implementation("blocked", lambda x, weight, bias, past: eager_on_cpu(x))
 def blocked(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Tensor:
-    """A few tokens at a time, tap by tap, with gradients by hand: torch's takes four times as long on a CPU."""
     dtype = product_dtype(x, weight)
     taps = weight[:, 0].T.flip(0).to(dtype)
     y: Tensor = _Blocked.apply(x.to(dtype), taps, bias.to(dtype), past.to(dtype))
@@ -59,7 +37,7 @@ class _Blocked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x, taps, past = ctx.saved_tensors
-        precise = torch.promote_types(x.dtype, torch.float32)
+        precise = state_dtype(x)
         dx, dtaps = torch.empty_like(x), taps.new_zeros(taps.shape, dtype=precise)
         dbias = torch.zeros_like(dtaps[0])
         length, before = x.shape[1], past.shape[1]

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mixers.ops.state_space import Modes, times
+from mixers.ops.state_space.reference import Modes, times
 
 Discretisation = Literal["bilinear", "zoh"]
 

@@ -1,10 +1,10 @@
-"""RWKV's mean on a CPU: `chunked` in place, with gradients by hand.
+"""RWKV's mean on a CPU: `chunked` in place, with a custom backward.
 
-With N and D for the two sums of wkv.py at a token, scaled so that D is 1, their gradients come back as the mean went
-there: dN ← s dN + p dy and dD ← s dD - p y dy, where s is the share of the past in what is remembered and p its share
-in y. What scales them has no gradient, since nothing depends on it.
+N and D are the two sums of reference.py at a token, scaled so that D is 1. Their gradients run back over the tokens:
+dN ← s dN + p dy and dD ← s dD - p y dy, where s is the share of the past in what is remembered and p its share in y.
+The scale has no gradient, since nothing depends on it.
 
-Axes: as in wkv.py; chunks of k and v are (b, n, t, d).
+Axes: as in reference.py; chunks of k and v are (b, n, t, d).
 """
 
 from typing import Any
@@ -13,23 +13,24 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mixers.ops.op import eager_on_cpu
-from mixers.ops.wkv import Seen, equal_chunks, starts_of_chunks, wkv
+from mixers.ops.chunks import in_chunks, single_token
+from mixers.ops.op import unless_eager_on_cpu
+from mixers.ops.wkv.chunked import chunk_size, states_between
+from mixers.ops.wkv.reference import WKVState
 
 
-def _objection(k: Tensor, *_: Any) -> str:
-    return "one token is its own chunk" if k.shape[1] == 1 else eager_on_cpu(k)
+def unsupported_reason(k: Tensor, *_: Any) -> str | None:
+    return single_token(k) or unless_eager_on_cpu(k)
 
 
-@wkv.implementation("blocked", _objection)
-def blocked(k: Tensor, v: Tensor, time_decay: Tensor, time_first: Tensor, past: Seen) -> tuple[Tensor, Seen]:
+def blocked(k: Tensor, v: Tensor, time_decay: Tensor, time_first: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:
     """The position within the chunk is the loop, and all chunks at once are its body."""
     w, outputs = time_decay.exp(), []
-    for k_i, v_i in equal_chunks(k.to(w.dtype), v.to(w.dtype)):
-        y, mean, log_weight = _Blocked.apply(k_i, v_i, w, time_first, *past)
+    for k_i, v_i in in_chunks(chunk_size(k), k.to(w.dtype), v.to(w.dtype)):
+        y, mean, log_weight = _Blocked.apply(k_i, v_i, w, time_first, *state)
         outputs.append(y.flatten(1, 2))
-        past = Seen(mean, log_weight)
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), past
+        state = WKVState(mean, log_weight)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), state
 
 
 class _Blocked(torch.autograd.Function):
@@ -38,7 +39,7 @@ class _Blocked(torch.autograd.Function):
         ctx: Any, k: Tensor, v: Tensor, w: Tensor, u: Tensor, mean: Tensor, log_weight: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        (now, log_weight), end = starts_of_chunks(k, v, w, Seen(mean, log_weight))
+        (now, log_weight), end = states_between(k, v, w, WKVState(mean, log_weight))
         y, means, read, kept = (torch.empty_like(v) for _ in range(4))
         for k_j, v_j, y_j, mean_j, p, s in zip(*(x.unbind(2) for x in (k, v, y, means, read, kept)), strict=True):
             mean_j.copy_(now)

@@ -1,0 +1,64 @@
+"""Linear attention with decay: `o, state = decayed_linear_attention(q, k, v, log_decay, state, chunk_size)`.
+
+The first op gives the output and the state's `kv`; the second also gives the weight of what was read, for normalisers,
+and the state as a `DecayState`. Shapes are in reference.py.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mixers.ops.chunks import single_token
+from mixers.ops.compiled import compiled
+from mixers.ops.decay import blocked, fla
+from mixers.ops.decay.chunkwise import chunkwise
+from mixers.ops.decay.reference import DecayState, examples, reference
+from mixers.ops.op import Implementation, Op
+
+__all__ = ["DecayState", "decayed_linear_attention", "decayed_linear_attention_with_weights"]
+
+WithWeights = tuple[Tensor, Tensor, DecayState]
+
+
+def _without_weights(run: Callable[..., WithWeights]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Weights cost next to nothing beside the products, so only a kernel that knows none leaves them out."""
+
+    def run_without(
+        q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, kv: Tensor | None, chunk_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        state = None if kv is None else DecayState(kv, kv.new_zeros(kv.shape[:3]))
+        output, _, state = run(q, k, v, log_decay, state, chunk_size)
+        return output, state.kv
+
+    return run_without
+
+
+def _examples_without_weights(
+    length: int, dim: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+    q, k, v, log_decay, state, chunk_size = examples(length, dim, dtype, device)
+    return q, k, v, log_decay, state.kv, chunk_size
+
+
+decayed_linear_attention_with_weights: Op[WithWeights] = Op(
+    reference,
+    [
+        Implementation("fla", fla.fla_with_weights, fla.unsupported_reason),
+        Implementation("blocked", blocked.blocked, blocked.unsupported_reason),
+        Implementation("chunkwise", chunkwise, single_token),
+        compiled(chunkwise),
+    ],
+    examples,
+)
+
+decayed_linear_attention: Op[tuple[Tensor, Tensor]] = Op(
+    _without_weights(reference),
+    [
+        Implementation("fla", fla.fla, fla.unsupported_reason),
+        Implementation("blocked", _without_weights(blocked.blocked), blocked.unsupported_reason),
+        Implementation("chunkwise", _without_weights(chunkwise), single_token),
+        compiled(_without_weights(chunkwise)),
+    ],
+    _examples_without_weights,
+)

@@ -1,0 +1,115 @@
+"""A diagonal state space as matrix products over chunks, all of them at once, and recurrent between them.
+
+Axes: as in reference.py; products want heads and chunks first, (h, i, 2, n, m, b) in short.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixers.ops.chunks import in_chunks
+from mixers.ops.precision import full_precision, in_product_dtype
+from mixers.ops.state_space.reference import Modes, outer, powers, read, times
+
+# A state (b, h, 2, n, m) for products, and back.
+HEAD_FIRST, BATCH_FIRST = (1, 2, 3, 4, 0), (4, 0, 1, 2, 3)
+
+
+class Chunk(NamedTuple):
+    """A state space over c tokens, as matrices."""
+
+    within: Tensor  # (h, c, c): from input s to output t ≥ s, K_{t-s}; 0 for later s
+    read: Tensor  # (h, c, 2n): from the state before the chunk to an output
+    write: Tensor  # (h, 2n, c): from an input to the state after the chunk
+    through: Tensor  # (h, 2, n): from the state before to the state after, ā^c
+
+    @classmethod
+    def over(cls, c: int, modes: Modes, skip: Tensor) -> "Chunk":
+        read, write, through = edges(c, modes)
+        later = read[:, :-1, : modes.angle.shape[1]].sum(-1)  # K_i is 2 Re Σ g ā^i, as a state is read after i tokens
+        taps = torch.cat([2 * modes.gain[:, :1].sum(-1) + skip[:, None], later], 1)
+        # output t reads K_t … K_0 and nothing later: a window of the taps in reverse
+        within = F.pad(taps.flip(1), (0, c - 1)).unfold(1, c, 1).flip(1)
+        return cls(within, read, write, through)
+
+
+def edges(c: int, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
+    """A chunk's matrices that read, write and keep the state."""
+    power = powers(modes, c + 1)
+    re, im = times(modes.gain[..., None], power[..., 1:]).unbind(1)
+    read = torch.cat([2 * re, -2 * im], 1).mT
+    return read, power[..., :-1].flip(-1).flatten(1, 2), power[..., -1]
+
+
+def chunkwise(u: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int) -> tuple[Tensor, Tensor]:
+    """The output, and the state after it; the last chunk may be shorter."""
+    return by_chunks(_equal_chunks, u, modes=modes, skip=skip, state=state, chunk_size=chunk_size)
+
+
+def attention_chunkwise(
+    q: Tensor, k: Tensor, v: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """The output, and the state after it; all outer products at once."""
+    qkv = in_product_dtype(q, k, v)
+    return by_chunks(equal_attention_chunks, *qkv, modes=modes, skip=skip, state=state, chunk_size=chunk_size)
+
+
+def by_chunks(
+    run: Callable[..., tuple[Tensor, Tensor]],
+    *inputs: Tensor,
+    modes: Modes,
+    skip: Tensor,
+    state: Tensor | None,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """What `run` gives for inputs (b, t, h, ·), for the whole chunks and then a shorter one.
+
+    `run` takes inputs (h, c, ·, i, b), the state (h, 2, n, m, b) or None and the fields of a `Chunk`, and gives the
+    output and the state after it in the same axes.
+    """
+    outputs, now = [], None if state is None else state.permute(HEAD_FIRST)
+    with full_precision(skip.device):
+        for chunks in in_chunks(chunk_size, *inputs):
+            chunk = Chunk.over(chunks[0].shape[2], modes, skip)
+            y, now = run(*(x.permute(3, 2, 4, 1, 0).contiguous() for x in chunks), now, *chunk)
+            outputs.append(y.permute(4, 3, 1, 0, 2).flatten(1, 2))
+    assert now is not None
+    return torch.cat(outputs, 1), now.permute(BATCH_FIRST)
+
+
+def equal_attention_chunks(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, *matrices: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The outputs of (h, c, p, i, b), in the same order, and the state after them, (h, 2, n, p², b)."""
+    y, state = _equal_chunks(outer(k, v, 2), state, *matrices)
+    return read(q, y, 2), state
+
+
+def _equal_chunks(u: Tensor, state: Tensor | None, *matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of (h, c, m, i, b), in the same order, and the state after them, (h, 2, n, m, b)."""
+    chunk = Chunk(*matrices)
+    within, *read, write_re, write_im = (
+        x.to(u.dtype) for x in (chunk.within, *chunk.read.chunk(2, 2), *chunk.write.chunk(2, 1))
+    )
+    through, inputs = chunk.through[..., None, None].unbind(1), u.flatten(2)
+    y = within @ inputs
+    added = [(write @ inputs).view(*write.shape[:2], *u.shape[2:]).unbind(3) for write in (write_re, write_im)]
+    if state is None:
+        now = [torch.zeros_like(part[0], dtype=chunk.through.dtype) for part in added]
+    else:
+        now = list(state.unbind(1))
+    before: list[list[Tensor]] = [[], []]
+    for re, im in zip(*added, strict=True):
+        for part, kept in zip(now, before, strict=True):
+            kept.append(part)
+        now = [
+            torch.addcmul(torch.addcmul(re.to(now[0].dtype), now[0], through[0]), now[1], through[1], value=-1),
+            torch.addcmul(torch.addcmul(im.to(now[0].dtype), now[0], through[1]), now[1], through[0]),
+        ]
+    if state is not None or u.shape[3] > 1:
+        for by, kept in zip(read, before, strict=True):
+            y.baddbmm_(by, torch.stack(kept, 3).to(u.dtype).flatten(2))
+    return y.view(u.shape), torch.stack(now, 1)

@@ -1,0 +1,20 @@
+"""RWKV's weighted mean of values: `y, state = wkv(k, v, time_decay, time_first, state)`."""
+
+from torch import Tensor
+
+from mixers.ops.chunks import single_token
+from mixers.ops.op import Implementation, Op
+from mixers.ops.wkv import blocked
+from mixers.ops.wkv.chunked import chunked
+from mixers.ops.wkv.reference import LOG_ZERO, WKVState, examples, reference
+
+__all__ = ["LOG_ZERO", "WKVState", "wkv"]
+
+wkv: Op[tuple[Tensor, WKVState]] = Op(
+    reference,
+    [
+        Implementation("blocked", blocked.blocked, blocked.unsupported_reason),
+        Implementation("chunked", chunked, single_token),
+    ],
+    examples,
+)
