@@ -31,10 +31,10 @@ class Right(Mixer[Sums]):
         return Sums(total, total.new_zeros(batch, dtype=torch.long))
 
     def extend(self, x, state):
-        return _extend(self.scale, x, state)
+        return _mean_so_far(self.scale, x, state)
 
 
-def _extend(scale, x, state):
+def _mean_so_far(scale, x, state):
     totals = x.cumsum(1, dtype=state.total.dtype) + state.total[:, None]
     count = state.count[:, None] + torch.arange(1, x.shape[1] + 1, device=x.device)
     y = totals / (count + 8).sqrt()[..., None] * scale
@@ -121,12 +121,12 @@ class ListOfSums(NamedTuple):
 
 
 @breaks("a_state_is_a_tuple_of_tensors_batch_first")
-class KeepsAList(Right):
+class KeepsAList(Right, Mixer[ListOfSums]):
     def initial_state(self, batch) -> ListOfSums:
         return ListOfSums(list(super().initial_state(batch)))
 
     def extend(self, x, state):
-        y, after = super().extend(x, Sums(*state.sums))
+        y, after = _mean_so_far(self.scale, x, Sums(*state.sums))
         return y, ListOfSums(list(after))
 
 
@@ -209,12 +209,12 @@ def _sums_again(total, count):
 
 
 @breaks("a_saved_state_loads_as_weights_only")
-class PicklesItsStateItsOwnWay(Right):
+class PicklesItsStateItsOwnWay(Right, Mixer[SumsOfTheirOwn]):
     def initial_state(self, batch) -> SumsOfTheirOwn:
         return SumsOfTheirOwn(*super().initial_state(batch))
 
     def extend(self, x, state):
-        y, after = super().extend(x, Sums(*state))
+        y, after = _mean_so_far(self.scale, x, Sums(*state))
         return y, SumsOfTheirOwn(*after)
 
 
@@ -238,7 +238,7 @@ class TakesAnything(Right):
 
 
 # A method that is added afterwards is not checked by Mixer.
-TakesAnything.extend = lambda self, x, state: _extend(self.scale, x, state)
+TakesAnything.extend = lambda self, x, state: _mean_so_far(self.scale, x, state)
 
 
 @breaks("every_option_has_a_default_and_a_help_line")
