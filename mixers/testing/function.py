@@ -20,25 +20,23 @@ def any_split_gives_what_forward_gives(build: Build) -> None:
     for lengths in SPLITS:
         pieces = _outputs_and_gradients(mixer, x, lambda x: extend_in_pieces(mixer, x, lengths)[0])  # noqa: B023
         for name, expected in whole.items():
-            assert_same(
-                pieces[name], expected, f"{name}, extended in pieces of {lengths[:4]} and not as forward has it"
-            )
+            what = f"{name}: extend by pieces of {lengths[:4]} differs from forward"
+            assert_same(pieces[name], expected, f"{what}; look for what a state does not hold, or is detached in it")
 
 
 def one_token_is_a_sequence(build: Build) -> None:
     """`forward` of a single token is `extend` by it."""
     mixer, x = make_mixer(build), make_input(rows=1)[:, :1]
-    assert_same(mixer(x), extend_in_pieces(mixer, x, [1])[0], "forward of one token")
+    assert_same(mixer(x), extend_in_pieces(mixer, x, [1])[0], "forward of one token differs from extend by it")
 
 
 def the_future_changes_nothing_before_it(build: Build) -> None:
     """Not even a future of large numbers."""
     mixer, x = make_mixer(build), make_input(rows=2)
+    advice = "look for a mean, maximum or norm over time, and for a mask, padding or shift that is off by one"
     for now in (1, 70, 128):
         other = torch.cat([x[:, :now], LARGE * torch.randn_like(x[:, now:])], 1)
-        assert_same(
-            mixer(other)[:, :now], mixer(x)[:, :now], f"outputs before token {now}, when only later ones change"
-        )
+        assert_same(mixer(other)[:, :now], mixer(x)[:, :now], f"the first {now} outputs see later inputs; {advice}")
 
 
 def the_past_matters(build: Build) -> None:
@@ -56,11 +54,11 @@ def rows_are_independent(build: Build) -> None:
         make_mixer(build),
         make_input(rows=3) * torch.tensor([LARGE, 1, LARGE], dtype=torch.float64)[:, None, None],
     )
-    row = slice(1, 2)
-    assert_same(mixer(x[row]), mixer(x)[row], "forward of a row alone, not among others")
+    row, advice = slice(1, 2), "not what it gives it among others; look for a mean, maximum or norm over the batch"
+    assert_same(mixer(x[row]), mixer(x)[row], f"forward gives a row alone {advice}")
     _, state = extend_in_pieces(mixer, x, [100])
     alone = mixer.extend(x[row, 100:], select_rows(state, row))[0]
-    assert_same(alone, mixer.extend(x[:, 100:], state)[0][row], "extend of a row alone, not among others")
+    assert_same(alone, mixer.extend(x[:, 100:], state)[0][row], f"extend gives a row alone {advice}")
 
 
 def gradients_are_right(build: Build) -> None:
@@ -76,7 +74,7 @@ def every_parameter_is_used(build: Build) -> None:
     names, parameters = zip(*mixer.named_parameters(), strict=True)
     gradients = torch.autograd.grad(mixer(x).sum(), parameters, allow_unused=True)
     unused = [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
-    assert not unused, f"no output depends on {', '.join(unused)}: use it, detach it nowhere, or make it a buffer"
+    assert not unused, f"no output depends on {', '.join(unused)}: use it, remove it, or make it a buffer"
 
 
 def _outputs_and_gradients(mixer: Mixer, x: Tensor, run: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:  # type: ignore[type-arg]

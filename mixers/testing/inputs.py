@@ -43,7 +43,9 @@ def clone(state: Any) -> Any:
 
 
 def assert_same(actual: Tensor, expected: Tensor, what: str) -> None:
-    assert_close(actual, expected, rtol=EXACT, atol=EXACT, msg=lambda message: f"{what}: {message}")
+    """Equal to 1e-9; `what` says how they may differ, and what to look for."""
+    """Equal to 1e-9; `what` says what would differ, and what to look for."""
+    assert_close(actual, expected, rtol=EXACT, atol=EXACT, msg=lambda message: f"{what}.\n{message}")
 
 
 def assert_same_states(actual: Any, expected: Any, what: str) -> None:

@@ -37,7 +37,7 @@ def no_tokens_and_no_rows_are_ordinary(build: Build) -> None:
             found = tuple(output.shape[:2])
             assert found == (rows, tokens), f"{name} gives {found} for {rows} rows and {tokens} tokens"
         if tokens == 0:
-            assert_same_states(after, before, "the state after zero tokens")
+            assert_same_states(after, before, "extend by zero tokens gives another state")
 
 
 @torch.no_grad()

@@ -34,9 +34,13 @@ def it_compiles(build: Build) -> None:
     torch._dynamo.reset()
     _, state = mixer.extend(x[:, :100], mixer.initial_state(2))
     with must_work("torch.compile(fullgraph=True)", GRAPH_ADVICE):
-        assert_same(torch.compile(mixer, fullgraph=True, backend="eager")(x), mixer(x), "compiled forward")
+        assert_same(
+            torch.compile(mixer, fullgraph=True, backend="eager")(x),
+            mixer(x),
+            "forward gives something else when it is compiled",
+        )
         extend = torch.compile(mixer.extend, fullgraph=True, backend="eager")
-        assert_same(extend(x[:, 100:], state)[0], mixer(x)[:, 100:], "compiled extend")
+        assert_same(extend(x[:, 100:], state)[0], mixer(x)[:, 100:], "extend gives something else when it is compiled")
 
 
 @torch.no_grad()
@@ -49,8 +53,8 @@ def one_token_exports(build: Build) -> None:
         program = torch.export.export(_Extend(mixer), (x[:, 9:10], clone(state)))
         y, after = program.module()(x[:, 9:10], clone(state))
     expected, expected_after = mixer.extend(x[:, 9:10], state)
-    assert_same(y, expected, "exported extend")
-    assert_same_states(after, expected_after, "the state after exported extend")
+    assert_same(y, expected, "extend gives something else when it is exported")
+    assert_same_states(after, expected_after, "extend gives another state when it is exported")
 
 
 @torch.no_grad()
@@ -60,7 +64,8 @@ def it_and_its_state_pickle(build: Build) -> None:
     _, state = extend_in_pieces(mixer, x[:, :9], [8, 1])
     with must_work("pickle", "lambdas, local functions and classes, open files and modules kept on the mixer"):
         mixer_again, state_again = pickle.loads(pickle.dumps((mixer, state)))
-    assert_same(mixer_again.extend(x[:, 9:], state_again)[0], mixer.extend(x[:, 9:], state)[0], "unpickled")
+    again = mixer_again.extend(x[:, 9:], state_again)[0]
+    assert_same(again, mixer.extend(x[:, 9:], state)[0], "extend gives something else after pickling")
 
 
 @torch.no_grad()
@@ -76,7 +81,7 @@ def a_saved_state_loads_as_weights_only(build: Build) -> None:
     ):
         again = torch.load(file, weights_only=True)
     assert type(again) is type(state), f"a {type(state).__name__} was saved, a {type(again).__name__} loaded"
-    assert_same_states(again, state, "the loaded state")
+    assert_same_states(again, state, "the loaded state is not the saved one")
 
 
 def it_builds_on_meta(build: Build) -> None:

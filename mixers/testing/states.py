@@ -28,9 +28,13 @@ def a_state_is_never_changed(build: Build) -> None:
     first = mixer.extend(x[:, 7:8], state)[1]
     expected = mixer.extend(x[:, 8:12], clone(first))[0]
     mixer.extend(torch.randn_like(x[:, 7:9]), state)
-    assert_same(x, x_before, "extend wrote into its input")
-    assert_same_states(state, before, "extend wrote into the state that it was given")
-    assert_same(mixer.extend(x[:, 8:12], first)[0], expected, "a state, after the one before it was continued again")
+    assert_same(x, x_before, "extend wrote into its input; write `a + b`, not `a.add_(b)` or `a += b`")
+    assert_same_states(state, before, "extend wrote into its state; write `a + b`, not `a.add_(b)` or `a += b`")
+    assert_same(
+        mixer.extend(x[:, 8:12], first)[0],
+        expected,
+        "a state changed as the one before was continued; do they share memory?",
+    )
 
 
 @torch.no_grad()
@@ -46,7 +50,8 @@ def states_can_be_taken_by_row_and_joined(build: Build) -> None:
         outputs.append(y)
     whole = mixer(x)
     expected = torch.stack([whole[row, n : n + 12] for row, n in enumerate(read)])
-    assert_same(torch.cat(outputs, 1), expected, f"rows after {read} tokens, continued together and not alone")
+    what = f"rows after {read} tokens give together not what they give alone"
+    assert_same(torch.cat(outputs, 1), expected, f"{what}; look for positions and lengths that rows share")
 
 
 @torch.no_grad()
@@ -73,19 +78,20 @@ def decoding_gives_what_extend_gives(build: Build) -> None:
     first, second = (
         select_rows(extend_in_pieces(mixer, x[:, :n], [n])[1], slice(i, i + 1)) for i, n in ((0, 4), (1, 60))
     )
+    advice = "look for what decode does not update, and for what prepare_decoding does not carry over"
     for what, state, tokens in (
         ("rows of one length", together, x[:, 60:]),
         ("rows of different lengths", concat_states([first, second]), torch.stack([x[0, 4:94], x[1, 60:]])),
     ):
         expected, after = mixer.extend(tokens[:, :30], clone(state))
         outputs, decoded = _decoded(mixer, tokens[:, :30], clone(state))
-        assert_same(outputs, expected, f"{what}, decoded and not extended")
+        assert_same(outputs, expected, f"{what}: outputs of decode and of extend differ; {advice}")
         plain = mixer.prepare_decoding(decoded, 0)
         both = concat_states([plain, after])  # which fills up what has room left
-        rows = slice(2), slice(2, None)
-        assert_same_states(*(select_rows(both, half) for half in rows), f"{what}: the state after decoding")
+        decoded, extended = (select_rows(both, rows) for rows in (slice(2), slice(2, None)))
+        assert_same_states(decoded, extended, f"{what}: states after decode and after extend differ; {advice}")
         continued = mixer.extend(tokens[:, 30:], plain)[0]
-        assert_same(continued, mixer.extend(tokens[:, 30:], after)[0], f"{what}, extended after decoding")
+        assert_same(continued, mixer.extend(tokens[:, 30:], after)[0], f"{what}: extend after decode differs; {advice}")
 
 
 def _decoded(mixer: Mixer[Any], x: Tensor, state: Any) -> tuple[Tensor, Any]:
