@@ -116,18 +116,18 @@ class SaysThatItsStateGrows(Right):
     constant_state = False
 
 
-class ListOfSums(NamedTuple):
-    sums: list[Tensor]
+class SumsInATuple(NamedTuple):
+    sums: tuple[Tensor, Tensor]
 
 
 @breaks("a_state_is_a_tuple_of_tensors_batch_first")
-class KeepsAList(Right, Mixer[ListOfSums]):
-    def initial_state(self, batch) -> ListOfSums:
-        return ListOfSums(list(super().initial_state(batch)))
+class NamesNoTensor(Right, Mixer[SumsInATuple]):
+    def initial_state(self, batch) -> SumsInATuple:
+        return SumsInATuple(tuple(super().initial_state(batch)))
 
     def extend(self, x, state):
         y, after = _mean_so_far(self.scale, x, Sums(*state.sums))
-        return y, ListOfSums(list(after))
+        return y, SumsInATuple(tuple(after))
 
 
 @breaks("decoding_gives_what_extend_gives")
