@@ -1,6 +1,7 @@
 """Laws of the function: `forward` and `extend` are the same one, causal, for each row alone, with right gradients."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,17 +44,14 @@ def the_past_matters(build: Build) -> None:
     """The last of a few outputs depends on the first input."""
     mixer, x = make_mixer(build), make_input(rows=2)[:, :8]
     other = torch.cat([torch.randn_like(x[:, :1]), x[:, 1:]], 1)
-    assert not torch.allclose(mixer(other)[:, -1], mixer(x)[:, -1]), (
-        "the last output does not depend on the first token"
-    )
+    same = torch.allclose(mixer(other)[:, -1], mixer(x)[:, -1])
+    assert not same, "the last output does not depend on the first token; look for a state that is not used"
 
 
 def rows_are_independent(build: Build) -> None:
     """A row alone gives what it gives among others of large numbers, through `forward` and through `extend`."""
-    mixer, x = (
-        make_mixer(build),
-        make_input(rows=3) * torch.tensor([LARGE, 1, LARGE], dtype=torch.float64)[:, None, None],
-    )
+    mixer, x = make_mixer(build), make_input(rows=3)
+    x[[0, 2]] *= LARGE
     row, advice = slice(1, 2), "not what it gives it among others; look for a mean, maximum or norm over the batch"
     assert_same(mixer(x[row]), mixer(x)[row], f"forward gives a row alone {advice}")
     _, state = extend_in_pieces(mixer, x, [100])
@@ -71,14 +69,14 @@ def gradients_are_right(build: Build) -> None:
 def every_parameter_is_used(build: Build) -> None:
     """DistributedDataParallel refuses a parameter that has no gradient."""
     mixer, x = make_mixer(build), make_input(rows=1)
-    names, parameters = zip(*mixer.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(mixer(x).sum(), parameters, allow_unused=True)
-    unused = [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+    mixer(x).sum().backward()
+    unused = [name for name, weight in mixer.named_parameters() if weight.requires_grad and weight.grad is None]
     assert not unused, f"no output depends on {', '.join(unused)}: use it, remove it, or make it a buffer"
 
 
-def _outputs_and_gradients(mixer: Mixer, x: Tensor, run: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:  # type: ignore[type-arg]
-    named = {"the input": x.clone().requires_grad_(), **dict(mixer.named_parameters())}
+def _outputs_and_gradients(mixer: Mixer[Any], x: Tensor, run: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    learned = {name: weight for name, weight in mixer.named_parameters() if weight.requires_grad}
+    named = {"the input": x.clone().requires_grad_(), **learned}
     try:
         y = run(named["the input"])
         assert y.requires_grad, "the output has no gradient: look for detach, .data and no_grad"
@@ -86,9 +84,7 @@ def _outputs_and_gradients(mixer: Mixer, x: Tensor, run: Callable[[Tensor], Tens
         gradients = torch.autograd.grad((y * direction).sum(), list(named.values()), materialize_grads=True)
     except RuntimeError as error:
         if "inplace" in str(error) or "in-place" in str(error):
-            raise AssertionError(
-                "the gradient needs a tensor that was overwritten: write nothing in place, neither the input nor a "
-                f"state nor an output (`a = a + b`, not `a += b`). {error}"
-            ) from error
+            advice = "write nothing in place, neither the input nor a state nor an output: `a = a + b`, not `a += b`"
+            raise AssertionError(f"a tensor that the gradient needs was overwritten; {advice}. {error}") from error
         raise
     return {"outputs": y.detach()} | {f"the gradient of {n}": g for n, g in zip(named, gradients, strict=True)}

@@ -44,7 +44,6 @@ def clone(state: Any) -> Any:
 
 def assert_same(actual: Tensor, expected: Tensor, what: str) -> None:
     """Equal to 1e-9; `what` says how they may differ, and what to look for."""
-    """Equal to 1e-9; `what` says what would differ, and what to look for."""
     assert_close(actual, expected, rtol=EXACT, atol=EXACT, msg=lambda message: f"{what}.\n{message}")
 
 

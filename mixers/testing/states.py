@@ -30,11 +30,8 @@ def a_state_is_never_changed(build: Build) -> None:
     mixer.extend(torch.randn_like(x[:, 7:9]), state)
     assert_same(x, x_before, "extend wrote into its input; write `a + b`, not `a.add_(b)` or `a += b`")
     assert_same_states(state, before, "extend wrote into its state; write `a + b`, not `a.add_(b)` or `a += b`")
-    assert_same(
-        mixer.extend(x[:, 8:12], first)[0],
-        expected,
-        "a state changed as the one before was continued; do they share memory?",
-    )
+    again = mixer.extend(x[:, 8:12], first)[0]
+    assert_same(again, expected, "a state changed as the one before it was continued again; do they share memory?")
 
 
 @torch.no_grad()
@@ -75,13 +72,12 @@ def decoding_gives_what_extend_gives(build: Build) -> None:
     """`prepare_decoding` and `decode`, prepared several times; and `prepare_decoding(state, 0)` continues as before."""
     mixer, x = make_mixer(build), make_input(rows=2)
     _, together = extend_in_pieces(mixer, x[:, :60], [60])
-    first, second = (
-        select_rows(extend_in_pieces(mixer, x[:, :n], [n])[1], slice(i, i + 1)) for i, n in ((0, 4), (1, 60))
-    )
+    early = extend_in_pieces(mixer, x[:, :4], [4])[1]
+    apart = concat_states([select_rows(early, slice(1)), select_rows(together, slice(1, 2))])
     advice = "look for what decode does not update, and for what prepare_decoding does not carry over"
     for what, state, tokens in (
         ("rows of one length", together, x[:, 60:]),
-        ("rows of different lengths", concat_states([first, second]), torch.stack([x[0, 4:94], x[1, 60:]])),
+        ("rows of different lengths", apart, torch.stack([x[0, 4:94], x[1, 60:]])),
     ):
         expected, after = mixer.extend(tokens[:, :30], clone(state))
         outputs, decoded = _decoded(mixer, tokens[:, :30], clone(state))
@@ -109,10 +105,8 @@ def _assert_named_tuples_of_tensors(state: Any, rows: int) -> None:
     if isinstance(state, Tensor):
         assert state.shape[:1] == (rows,), f"a state of {rows} rows holds a tensor of shape {tuple(state.shape)}"
         return
-    named = isinstance(state, tuple) and hasattr(state, "_fields")
-    assert named, (
-        f"a state is or holds a {type(state).__name__}: write a NamedTuple of tensors, numbers as one (batch,)"
-    )
+    named, kind = isinstance(state, tuple) and hasattr(state, "_fields"), type(state).__name__
+    assert named, f"a state is or holds a {kind}: write a NamedTuple of tensors, numbers as tensors (batch,)"
     for part in state:
         _assert_named_tuples_of_tensors(part, rows)
 
