@@ -1,95 +1,13 @@
-"""The laws can fail: each wrong mixer breaks just those it should."""
-
-from typing import NamedTuple
+"""The laws can fail: each has a wrong mixer that breaks it and no other."""
 
 import pytest
-import torch
-from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from wrong_mixers import WRONG, AnswersInFloat32, HasAnUnusedParameter, Right, Sums
 
-from mixers import Mixer
-from mixers.testing import LAWS
+import mixers
+from mixers.testing import LAWS, function, precision, states
 
-
-class Sum(NamedTuple):
-    total: Tensor
-
-
-class RunningMean(Mixer[Sum]):
-    """A right one: the mean of all inputs so far, up to a factor.
-
-    Args:
-        dim: Width.
-        gain: Factor.
-    """
-
-    def __init__(self, dim: int, *, gain: float = 0.5):
-        super().__init__(dim)
-        self.scale = nn.Parameter(torch.full((dim,), gain))
-
-    def initial_state(self, batch):
-        return Sum(self.scale.new_zeros(batch, self.dim, dtype=torch.promote_types(self.scale.dtype, torch.float32)))
-
-    def extend(self, x, state):
-        total = x.cumsum(1, dtype=state.total.dtype) + state.total[:, None]
-        return (total * self.scale).to(x.dtype), Sum(total[:, -1])
-
-
-class LooksAhead(RunningMean):
-    __doc__ = RunningMean.__doc__
-
-    def forward(self, x):
-        return super().forward(x) + 0.1 * x.flip(1)
-
-
-class ForgetsItsState(RunningMean):
-    __doc__ = RunningMean.__doc__
-
-    def extend(self, x, state):
-        return super().extend(x, self.initial_state(len(x)))
-
-
-class WritesIntoItsState(RunningMean):
-    __doc__ = RunningMean.__doc__
-
-    def extend(self, x, state):
-        y, after = super().extend(x, state)
-        state.total.data.add_(1)
-        return y, after
-
-
-class MixesRows(RunningMean):
-    __doc__ = RunningMean.__doc__
-
-    def extend(self, x, state):
-        y, state = super().extend(x, state)
-        return y + y.mean(0), state
-
-
-class LiesAboutItsState(RunningMean):
-    __doc__ = RunningMean.__doc__
-    constant_state = False
-
-
-class SeesOneToken(RunningMean):
-    __doc__ = RunningMean.__doc__
-
-    def extend(self, x, state):
-        return x * self.scale, state
-
-
-class StopsGradients(RunningMean):
-    __doc__ = RunningMean.__doc__
-
-    def forward(self, x):
-        return super().forward(x.detach()) + 0 * x
-
-
-class HasNoHelp(RunningMean):
-    """No help.
-
-    Args:
-        dim: Width.
-    """
+NAMES = [law.__name__ for law in LAWS]
 
 
 def broken_by(build):
@@ -103,21 +21,96 @@ def broken_by(build):
 
 
 def test_a_right_mixer_breaks_no_law():
-    assert broken_by(RunningMean) == set()
+    assert broken_by(Right) == set()
+
+
+def test_every_law_has_a_wrong_mixer():
+    assert list(WRONG) == NAMES
+
+
+@pytest.mark.parametrize("law", NAMES)
+def test_a_wrong_mixer_breaks_its_law_and_no_other(law):
+    assert broken_by(WRONG[law]) == {law}
+
+
+def test_an_output_that_is_always_float32_is_found():
+    assert broken_by(AnswersInFloat32) == {"the_output_has_the_inputs_shape_and_dtype"}
+
+
+class LooksAhead(Right):
+    def forward(self, x):
+        return super().forward(x) + 0.1 * x.flip(1)
+
+
+class ForgetsItsState(Right):
+    def extend(self, x, state):
+        return super().extend(x, self.initial_state(len(x)))
+
+
+class HidesThatItWritesIntoItsState(Right):
+    def extend(self, x, state):
+        y, after = super().extend(x, state)
+        state.total.data.add_(1)
+        return y, after
+
+
+class MixesRows(Right):
+    def extend(self, x, state):
+        y, state = super().extend(x, state)
+        return y + y.mean(0), state
+
+
+class StopsGradients(Right):
+    def forward(self, x):
+        return super().forward(x.detach()) + 0 * x
 
 
 @pytest.mark.parametrize(
     ("wrong", "law"),
     [
-        (LooksAhead, "the_future_changes_nothing_before_it"),
-        (ForgetsItsState, "any_split_gives_what_forward_gives"),
-        (WritesIntoItsState, "a_state_is_never_changed"),
-        (MixesRows, "rows_are_independent"),
-        (LiesAboutItsState, "constant_state_tells_the_truth"),
-        (SeesOneToken, "the_past_matters"),
-        (StopsGradients, "gradients_are_right"),
-        (HasNoHelp, "every_option_has_a_default_and_a_help_line"),
+        (LooksAhead, function.the_future_changes_nothing_before_it),
+        (ForgetsItsState, function.any_split_gives_what_forward_gives),
+        (HidesThatItWritesIntoItsState, states.a_state_is_never_changed),
+        (MixesRows, function.rows_are_independent),
+        (StopsGradients, function.gradients_are_right),
     ],
 )
-def test_a_wrong_mixer_breaks_the_law_it_should(wrong, law):
-    assert law in broken_by(wrong)
+def test_a_mistake_that_breaks_several_laws_breaks_its_own(wrong, law):
+    with pytest.raises(AssertionError):
+        law(wrong)
+
+
+class AddsToItsState(Right):
+    def extend(self, x, state):
+        y, after = super().extend(x, state)
+        return y + 0 * y * state.total[:, None], Sums(state.total.add_(x.sum(1)), after.count)
+
+
+class GivesNoGradient(Right):
+    def extend(self, x, state):
+        y, state = super().extend(x, state)
+        return y.detach(), state
+
+
+@pytest.mark.parametrize(
+    ("wrong", "law", "message"),
+    [
+        (AddsToItsState, function.any_split_gives_what_forward_gives, r"write nothing in place.*`a = a \+ b`"),
+        (GivesNoGradient, function.any_split_gives_what_forward_gives, "no gradient: look for detach"),
+        (HasAnUnusedParameter, function.every_parameter_is_used, "no output depends on bias: use it"),
+    ],
+)
+def test_a_law_says_what_to_look_for_where_autograd_would_not(wrong, law, message):
+    with pytest.raises(AssertionError, match=message):
+        law(wrong)
+
+
+@pytest.mark.parametrize("name", ["h3", "linear_attention", "retention", "rwkv", "s4d"])
+def test_a_sum_that_is_kept_in_half_precision_is_found_in_every_mixer(name):
+    class Rounding(mixers.get(name)):
+        def extend(self, x, state):
+            y, state = super().extend(x, state)
+            return y, pytree.tree_map(lambda t: t.bfloat16().to(t.dtype) if t.is_floating_point() else t, state)
+
+    with pytest.raises(AssertionError, match="keep what adds up in float32"):
+        precision.half_precision_does_not_drift(Rounding)
