@@ -203,7 +203,7 @@ class TestCompile:
         for compile in (False, True):
             data = text(tmp_path)
             module = model(data, dropout=0.0, compile=compile)
-            trainer(tmp_path, max_steps=3).fit(module, datamodule=data)
+            trainer(tmp_path, max_steps=3, precision="64-true").fit(module, datamodule=data)
             assert all((block._compiled_call_impl is not None) is compile for block in module.model.blocks)
             weights.append(module.state_dict())
         assert weights[0].keys() == weights[1].keys()
