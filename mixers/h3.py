@@ -9,8 +9,8 @@ from mixers.checks import UsageError, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.long_conv import long_conv
 from mixers.ops.precision import full_precision
-from mixers.ops.state_space import Discretisation, state_space_attention
-from mixers.parts.diagonal_ssm import DiagonalSSM, Spectrum
+from mixers.ops.state_space import state_space_attention
+from mixers.parts.diagonal_ssm import DiagonalSSM, Discretisation, Spectrum
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, h heads, p width of a head, n modes, l taps of the shift.

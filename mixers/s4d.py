@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from mixers.checks import at_least
 from mixers.mixer import RecurrentMixer, state_dtype
-from mixers.ops.state_space import Discretisation, state_space
-from mixers.parts.diagonal_ssm import DiagonalSSM, Spectrum
+from mixers.ops.state_space import state_space
+from mixers.parts.diagonal_ssm import DiagonalSSM, Discretisation, Spectrum
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, n modes.

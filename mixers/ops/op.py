@@ -1,9 +1,8 @@
 """An op: one function with several implementations, of which a call runs the first that takes its arguments."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,13 +21,26 @@ class Implementation(Generic[R]):
         run: The function.
         unsupported_reason: Takes the arguments of `run`, and says why they are not supported, in words that end a
             sentence; None if they are.
-        automatic: Whether calls may run it without being told to with `Op.using`.
     """
 
     name: str
     run: Callable[..., R]
     unsupported_reason: Callable[..., str | None]
-    automatic: bool = True
+
+
+class Draw(NamedTuple):
+    """Draws example arguments: `draw(b, t, d)` is a random tensor of that shape whose gradient is wanted."""
+
+    dtype: torch.dtype
+    device: torch.device
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=self.dtype, device=self.device).requires_grad_()
+
+    @property
+    def precise(self) -> "Draw":
+        """For what is float32 or better."""
+        return self._replace(dtype=torch.promote_types(self.dtype, torch.float32))
 
 
 class Op(Generic[R]):
@@ -37,50 +49,34 @@ class Op(Generic[R]):
     Args:
         reference: The function as one reads it.
         faster: Other implementations; a call runs the first that takes its arguments, else the reference.
-        examples: Makes arguments for tests and benchmarks: examples(length, dim, dtype, device).
+        examples: Makes arguments for tests and benchmarks: examples(draw, batch, length, dim).
     """
 
     def __init__(
         self,
         reference: Callable[..., R],
         faster: Sequence[Implementation[R]],
-        examples: Callable[[int, int, torch.dtype, torch.device], Any],
+        examples: Callable[[Draw, int, int, int], Any],
     ):
-        self.reference, self.faster, self.examples = reference, tuple(faster), examples
+        self.faster, self._examples = tuple(faster), examples
         self.implementations = (*self.faster, Implementation("reference", reference, lambda *args: None))
-        self._chosen: str | None = None
 
     def __call__(self, *args: Any) -> R:
         return self.choose(*args).run(*args)
 
     def choose(self, *args: Any) -> Implementation[R]:
-        """The implementation that a call with these arguments runs.
-
-        Raises:
-            ValueError: one was asked for with `using`, and does not take them.
-        """
-        if self._chosen is not None:
-            chosen = self[self._chosen]
-            if reason := chosen.unsupported_reason(*args):
-                raise ValueError(f"The implementation {chosen.name!r} does not take these arguments: {reason}.")
-            return chosen
-        return next(i for i in self.implementations if i.automatic and i.unsupported_reason(*args) is None)
+        """The implementation that a call with these arguments runs."""
+        return next(i for i in self.implementations if i.unsupported_reason(*args) is None)
 
     def __getitem__(self, name: str) -> Implementation[R]:
-        for implementation in self.implementations:
-            if implementation.name == name:
-                return implementation
-        names = ", ".join(implementation.name for implementation in self.implementations)
-        raise KeyError(f"No implementation is named {name!r}. There are: {names}.")
+        found = {implementation.name: implementation for implementation in self.implementations}
+        if name not in found:
+            raise KeyError(f"No implementation is named {name!r}. There are: {', '.join(found)}.")
+        return found[name]
 
-    @contextmanager
-    def using(self, name: str) -> Iterator[None]:
-        """Within it every call runs the implementation of that name."""
-        before, self._chosen = self._chosen, self[name].name
-        try:
-            yield
-        finally:
-            self._chosen = before
+    def examples(self, length: int, dim: int, dtype: torch.dtype, device: torch.device) -> Any:
+        """Arguments for tests, and at a width above 64 for benchmarks."""
+        return self._examples(Draw(dtype, device), 1 if dim > 64 else 2, length, dim)
 
 
 def blocks(length: int, elements: int) -> list[slice]:
@@ -89,8 +85,18 @@ def blocks(length: int, elements: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def unless_eager_on_cpu(*tensors: Tensor) -> str | None:
+def single_token(x: Tensor, *_: Any) -> str | None:
+    """The `unsupported_reason` of implementations by chunks, for a first argument (b, t, ...)."""
+    return "one token is its own chunk" if x.shape[1] == 1 else None
+
+
+def unless_eager_on_cpu(x: Tensor, *_: Any) -> str | None:
     """The `unsupported_reason` of implementations with a custom backward that are written for a CPU's memory."""
     if torch.compiler.is_compiling():
         return "the compiler writes its own"
-    return None if all(tensor.device.type == "cpu" for tensor in tensors) else "it is for a CPU"
+    return None if x.device.type == "cpu" else "it is for a CPU"
+
+
+def unless_sequence_on_cpu(x: Tensor, *_: Any) -> str | None:
+    """Both."""
+    return single_token(x) or unless_eager_on_cpu(x)

@@ -1,6 +1,7 @@
 """In which precision to compute and to remember; autocast does not look inside an op with a custom backward."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -14,9 +15,7 @@ def state_dtype(weight: Tensor) -> torch.dtype:
 def product_dtype(*tensors: Tensor) -> torch.dtype:
     """The dtype in which to multiply tensors: autocast's within it, else the one they promote to."""
     device = tensors[0].device.type
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
+    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
     if dtype == torch.float64 or not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return dtype
     return torch.get_autocast_dtype(device)
@@ -30,6 +29,5 @@ def in_product_dtype(*tensors: Tensor) -> list[Tensor]:
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Within it autocast changes nothing."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()

@@ -6,15 +6,13 @@ and the state as a `DecayState`. Shapes are in reference.py.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from mixers.ops.chunks import single_token
-from mixers.ops.compiled import compiled
-from mixers.ops.decay import blocked, fla
+from mixers.ops.decay import fla
+from mixers.ops.decay.blocked import blocked, unsupported_reason
 from mixers.ops.decay.chunkwise import chunkwise
-from mixers.ops.decay.reference import DecayState, examples, reference
-from mixers.ops.op import Implementation, Op
+from mixers.ops.decay.reference import DecayState, examples, examples_without_weights, reference
+from mixers.ops.op import Implementation, Op, single_token
 
 __all__ = ["DecayState", "decayed_linear_attention", "decayed_linear_attention_with_weights"]
 
@@ -34,20 +32,12 @@ def _without_weights(run: Callable[..., WithWeights]) -> Callable[..., tuple[Ten
     return run_without
 
 
-def _examples_without_weights(
-    length: int, dim: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-    q, k, v, log_decay, state, chunk_size = examples(length, dim, dtype, device)
-    return q, k, v, log_decay, state.kv, chunk_size
-
-
 decayed_linear_attention_with_weights: Op[WithWeights] = Op(
     reference,
     [
         Implementation("fla", fla.fla_with_weights, fla.unsupported_reason),
-        Implementation("blocked", blocked.blocked, blocked.unsupported_reason),
+        Implementation("blocked", blocked, unsupported_reason),
         Implementation("chunkwise", chunkwise, single_token),
-        compiled(chunkwise),
     ],
     examples,
 )
@@ -56,9 +46,8 @@ decayed_linear_attention: Op[tuple[Tensor, Tensor]] = Op(
     _without_weights(reference),
     [
         Implementation("fla", fla.fla, fla.unsupported_reason),
-        Implementation("blocked", _without_weights(blocked.blocked), blocked.unsupported_reason),
+        Implementation("blocked", _without_weights(blocked), unsupported_reason),
         Implementation("chunkwise", _without_weights(chunkwise), single_token),
-        compiled(_without_weights(chunkwise)),
     ],
-    _examples_without_weights,
+    examples_without_weights,
 )

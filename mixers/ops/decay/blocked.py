@@ -4,27 +4,26 @@ It computes what `chunkwise` does, in pieces that caches hold: a new tensor of m
 the system must fill with zeros, than the arithmetic on it. For the gradients only the state before each chunk is kept;
 what lies within a chunk is computed again.
 
-Axes: as in reference.py, and g = b h, batch and heads as one, which batched products want.
+Axes: as in reference.py, and g = b h, which batched products want.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mixers.ops.chunks import single_token
 from mixers.ops.decay.chunkwise import Decays, decay_mask, fixed_total
 from mixers.ops.decay.reference import DecayState
-from mixers.ops.op import unless_eager_on_cpu
+from mixers.ops.op import unless_sequence_on_cpu
 from mixers.ops.precision import full_precision, in_product_dtype
 
 
 def unsupported_reason(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *_: Any) -> str | None:
     if log_decay.ndim > 1 or log_decay.requires_grad:
         return "it is for a decay of each head that is not learned"
-    return single_token(q) or unless_eager_on_cpu(q)
+    return unless_sequence_on_cpu(q)
 
 
 def blocked(
@@ -47,32 +46,29 @@ class _Blocked(torch.autograd.Function):
         kv: Tensor | None,
         z: Tensor | None,
         chunk_size: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.chunk_size, ctx.begins = chunk_size, kv is None or z is None
         output, weight = torch.empty_like(v), log_decay.new_empty(q.shape[:3])
         zero = DecayState.zero(k, v, log_decay.dtype)
-        kv, z = (
-            (zero.kv if kv is None else kv.clone()).flatten(0, 1),
-            (zero.k if z is None else z.clone()).flatten(0, 1),
-        )
+        kv, z = _copies((kv, z), zero)
         kept: list[Tensor] = []
         with full_precision(q.device):
-            for at, powers in _chunks(q.shape[1], chunk_size, log_decay, q.dtype):
+            for at, within, decays in _chunks(q.shape[1], chunk_size, log_decay, q.dtype):
                 q_i, k_i, v_i = (_folded(x[:, at]) for x in (q, k, v))
-                scores = _times_(torch.bmm(q_i, k_i.mT), powers.within)
+                scores = _times_(torch.bmm(q_i, k_i.mT), within)
                 o_i, w_i = torch.bmm(scores, v_i), scores.sum(-1, dtype=z.dtype)
                 if at.start > 0 or not ctx.begins:
                     past = DecayState(kv.to(q.dtype, copy=True), z.clone())
                     kept += past
-                    far = _times(q_i, powers.since)
+                    far = _times(q_i, decays.since)
                     o_i.baddbmm_(far, past.kv)
                     w_i += torch.bmm(far.to(z.dtype), past.k[..., None]).squeeze(-1)
                 _store(o_i, output[:, at])
                 _store(w_i, weight[:, at])
-                near = _times(k_i, powers.until)
-                _add_product_(_times_(kv, powers.through), near.mT, v_i)
-                _times_(z, powers.through[..., 0]).add_(near.sum(1, dtype=z.dtype))
+                near = _times(k_i, decays.until)
+                _add_product_(_times_(kv, decays.through), near.mT, v_i)
+                _times_(z, decays.through[..., 0]).add_(near.sum(1, dtype=z.dtype))
         ctx.save_for_backward(q, k, v, log_decay, *kept)
         return output, weight, kv.view_as(zero.kv), z.view_as(zero.k)
 
@@ -87,26 +83,25 @@ class _Blocked(torch.autograd.Function):
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         ends = dkv is None and dz is None  # nobody reads the state after the last chunk
         zero = DecayState.zero(k, v, log_decay.dtype)
-        dkv = (zero.kv if dkv is None else dkv.clone()).flatten(0, 1)
-        dz = (zero.k if dz is None else dz.clone()).flatten(0, 1)
+        dkv, dz = _copies((dkv, dz), zero)
         with full_precision(q.device):
-            for at, powers in reversed(list(_chunks(q.shape[1], ctx.chunk_size, log_decay, q.dtype))):
+            for at, within, decays in reversed(list(_chunks(q.shape[1], ctx.chunk_size, log_decay, q.dtype))):
                 q_i, k_i, v_i, do_i = (_folded(x[:, at]) for x in (q, k, v, do))
                 dw_i = dw[:, at].mT.flatten(0, 1)[..., None].to(q.dtype)
-                scores = _times_(torch.bmm(q_i, k_i.mT), powers.within)
-                dscores = _times_(torch.bmm(do_i, v_i.mT).add_(dw_i), powers.within)
+                scores = _times_(torch.bmm(q_i, k_i.mT), within)
+                dscores = _times_(torch.bmm(do_i, v_i.mT).add_(dw_i), within)
                 dq_i, dk_i, dv_i = torch.bmm(dscores, k_i), torch.bmm(dscores.mT, q_i), torch.bmm(scores.mT, do_i)
                 if not (ends and at.stop == q.shape[1]):
                     after = DecayState(dkv.to(q.dtype), dz.to(q.dtype))
-                    near = _times(k_i, powers.until)
-                    dk_i += _times_(torch.bmm(v_i, after.kv.mT).add_(after.k[:, None]), powers.until)
+                    near = _times(k_i, decays.until)
+                    dk_i += _times_(torch.bmm(v_i, after.kv.mT).add_(after.k[:, None]), decays.until)
                     dv_i.baddbmm_(near, after.kv)
-                _times_(dkv, powers.through)
-                _times_(dz, powers.through[..., 0])
+                _times_(dkv, decays.through)
+                _times_(dz, decays.through[..., 0])
                 if at.start > 0 or not ctx.begins:
                     past = DecayState(*(kept.pop(-2), kept.pop()))
-                    dq_i += _times_(torch.bmm(do_i, past.kv.mT).addcmul_(dw_i, past.k[:, None]), powers.since)
-                    far = _times(q_i, powers.since)
+                    dq_i += _times_(torch.bmm(do_i, past.kv.mT).addcmul_(dw_i, past.k[:, None]), decays.since)
+                    far = _times(q_i, decays.since)
                     _add_product_(dkv, far.mT, do_i)
                     dz += torch.bmm(far.mT, dw_i).squeeze(-1)
                 for gradient, part in ((dq, dq_i), (dk, dk_i), (dv, dv_i)):
@@ -116,26 +111,23 @@ class _Blocked(torch.autograd.Function):
         return dq, dk, dv, None, dkv.view_as(zero.kv), dz.view_as(zero.k), None
 
 
-class _Powers(NamedTuple):
-    """Powers of each head's decay over a chunk of c tokens."""
-
-    within: Tensor  # (h, c, c): from token m to token n ≥ m; 0 for later m
-    since: Tensor  # (h, c, 1)
-    until: Tensor  # (h, c, 1)
-    through: Tensor  # (h, 1, 1)
-
-
-def _chunks(length: int, size: int, log_decay: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, _Powers]]:
-    """Where each chunk lies, and the powers for its length."""
-    powers = None
+def _chunks(length: int, size: int, log_decay: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Decays]]:
+    """Where each chunk lies, the decays from its tokens to later ones, (h, c, c), and the others, (h, ·, ·)."""
+    c = 0
     for start in range(0, length, size):
         at = slice(start, min(start + size, length))
-        if powers is None or at.stop - start < size:
-            total = fixed_total(log_decay, at.stop - start)[:, 0]
-            decays = Decays.of(total)
-            within = decay_mask(total).squeeze(-1)
-            powers = _Powers(within.to(dtype), decays.since.to(dtype), decays.until.to(dtype), decays.through)
-        yield at, powers
+        if at.stop - start != c:
+            c = at.stop - start
+            total = fixed_total(log_decay, c)[:, 0]
+            within, (since, until, through) = decay_mask(total).squeeze(-1).to(dtype), Decays.of(total)
+            decays = Decays(since.to(dtype), until.to(dtype), through)
+        yield at, within, decays
+
+
+def _copies(given: tuple[Tensor | None, Tensor | None], zero: DecayState) -> tuple[Tensor, Tensor]:
+    """Both parts of a state or of its gradient, with batch and heads as one, to be written to."""
+    kv, z = (new if old is None else old.clone() for old, new in zip(given, zero, strict=True))
+    return kv.flatten(0, 1), z.flatten(0, 1)
 
 
 def _folded(x: Tensor) -> Tensor:

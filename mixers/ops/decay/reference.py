@@ -14,10 +14,12 @@ better: bfloat16 rounds 1 - 2^-9 to 1. The output is (b, t, h, v) in v's dtype, 
 log_decay's dtype. The state is None before the first token.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mixers.ops.op import Draw
 
 
 class DecayState(NamedTuple):
@@ -56,17 +58,15 @@ def for_channels(log_decay: Tensor) -> Tensor:
     return log_decay if log_decay.ndim == 4 else log_decay[..., None]
 
 
-def examples(
-    length: int, dim: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, DecayState, int]:
-    """Retention's arguments at width dim, with 4 heads and gradients wanted."""
-    b, h, k, v = 1 if dim > 64 else 2, 4, dim // 4, dim // 2
-
-    precise = torch.promote_types(dtype, torch.float32)
-    q, key, value = (
-        torch.randn(b, length, h, width, dtype=dtype, device=device).requires_grad_() for width in (k, k, v)
-    )
-    past = (torch.randn(b, h, *widths, dtype=precise, device=device) for widths in ((k, v), (k,)))
-    state = DecayState(*(x.requires_grad_() for x in past))
-    log_decay = torch.log1p(-torch.exp2(-5 - torch.arange(h, dtype=precise, device=device)))
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
+    """Retention's arguments, with 4 heads."""
+    h, k, v, precise = 4, dim // 4, dim // 2, draw.precise
+    q, key, value = (draw(batch, length, h, width) for width in (k, k, v))
+    log_decay = torch.log1p(-torch.exp2(-5 - torch.arange(h, dtype=precise.dtype, device=draw.device)))
+    state = DecayState(precise(batch, h, k, v), precise(batch, h, k))
     return q, key, value, log_decay, state, 64 if dim > 64 else 16
+
+
+def examples_without_weights(*args: Any) -> tuple[Any, ...]:
+    *inputs, state, chunk_size = examples(*args)
+    return *inputs, state.kv, chunk_size

@@ -2,13 +2,8 @@
 
 from torch import Tensor
 
-from mixers.ops.compiled import compiled
-from mixers.ops.gated_norm import blocked
+from mixers.ops.gated_norm.blocked import blocked, unsupported_reason
 from mixers.ops.gated_norm.reference import examples, reference
 from mixers.ops.op import Implementation, Op
 
-gated_norm: Op[Tensor] = Op(
-    reference,
-    [Implementation("blocked", blocked.blocked, blocked.unsupported_reason), compiled(reference)],
-    examples,
-)
+gated_norm: Op[Tensor] = Op(reference, [Implementation("blocked", blocked, unsupported_reason)], examples)

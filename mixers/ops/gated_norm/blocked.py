@@ -1,8 +1,6 @@
-"""Norm and gate on a CPU: a few tokens at a time, with a custom backward.
+"""Norm and gate on a CPU: a few tokens at a time, with a custom backward; shapes as in reference.py.
 
 Nothing large is made but the output and the gradients.
-
-Axes: as in reference.py.
 """
 
 from typing import Any
@@ -20,16 +18,10 @@ def unsupported_reason(o: Tensor, eps: Tensor, gate: Tensor | None) -> str | Non
     return unless_eager_on_cpu(o)
 
 
-def blocked(o: Tensor, eps: Tensor, gate: Tensor | None) -> Tensor:
-    y: Tensor = _Blocked.apply(o, eps, gate)
-    return y
-
-
 class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, o: Tensor, eps: Tensor, gate: Tensor) -> Tensor:
-        y, scale = torch.empty_like(gate), torch.empty_like(eps)
-        buffer = _buffer(o)
+        y, scale, (buffer,) = torch.empty_like(gate), torch.empty_like(eps), _buffers(o, 1)
         for at in _pieces(o):
             o_i, y_i, scale_i, gate_i = o[:, at], y[:, at], scale[:, at], gate[:, at]
             length = torch.linalg.vector_norm(o_i, dim=-1, dtype=eps.dtype)
@@ -45,7 +37,7 @@ class _Blocked(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         o, scale, gate = ctx.saved_tensors
         do, dgate, deps = torch.empty_like(o), torch.empty_like(gate), torch.empty_like(scale)
-        buffers = [_buffer(o) for _ in range(4)]
+        buffers = _buffers(o, 4)
         for at in _pieces(o):
             o_i, gate_i, dy_i, do_i, dgate_i, scale_i = (x[:, at] for x in (o, gate, dy, do, dgate, scale))
             normed, sigmoid, swish, other = (buffer[: o_i.numel()].view_as(o_i) for buffer in buffers)
@@ -70,6 +62,9 @@ def _pieces(o: Tensor) -> list[slice]:
     return blocks(o.shape[1], o[:, :1].numel())
 
 
-def _buffer(o: Tensor) -> Tensor:
-    """Room for the largest piece of o."""
-    return o.new_empty(max((o[:, at].numel() for at in _pieces(o)), default=0))
+def _buffers(o: Tensor, count: int) -> Tensor:
+    """Each with room for the largest piece of o."""
+    return o.new_empty(count, max((o[:, at].numel() for at in _pieces(o)), default=0))
+
+
+blocked = _Blocked.apply

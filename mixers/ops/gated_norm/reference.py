@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixers.ops.precision import state_dtype
+from mixers.ops.op import Draw
 
 
 def reference(o: Tensor, eps: Tensor, gate: Tensor | None) -> Tensor:
@@ -20,8 +20,8 @@ def reference(o: Tensor, eps: Tensor, gate: Tensor | None) -> Tensor:
     return normed if gate is None else F.silu(gate) * normed
 
 
-def examples(length: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Retention's arguments at width dim, with 4 heads and gradients wanted."""
-    shape = (1 if dim > 64 else 2, length, 4, dim // 2)
-    o, gate = (torch.randn(shape, dtype=dtype, device=device).requires_grad_() for _ in range(2))
-    return o, torch.rand(shape[:3], dtype=state_dtype(o), device=device).requires_grad_(), gate
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Tensor, ...]:
+    """Retention's arguments, with 4 heads."""
+    shape = (batch, length, 4, dim // 2)
+    o, gate, eps = draw(*shape), draw(*shape), draw.precise(*shape[:3])
+    return o, eps.detach().sigmoid().requires_grad_(), gate

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from mixers.ops.long_conv import blocked, fourier
-from mixers.ops.long_conv.blocked import added_after
+from mixers.ops.long_conv import fourier
+from mixers.ops.long_conv.fourier import added_after
 from mixers.ops.long_conv.reference import examples, reference
 from mixers.ops.op import Implementation, Op
 
@@ -12,8 +12,8 @@ __all__ = ["added_after", "long_conv"]
 long_conv: Op[Tensor] = Op(
     reference,
     [
-        Implementation("blocked", blocked.blocked, blocked.unsupported_reason),
-        Implementation("fourier", fourier.fourier, fourier.unsupported_reason),
+        Implementation("blocked", fourier.blocked, fourier.unless_rows_on_cpu),
+        Implementation("fourier", fourier.fourier, fourier.unless_rows),
     ],
     examples,
 )

@@ -9,6 +9,8 @@ Axes: b batch, t time, s time already past, l taps, d channels. u is (b, t, d), 
 import torch
 from torch import Tensor
 
+from mixers.ops.op import Draw
+
 
 def reference(u: Tensor, h: Tensor, past: Tensor) -> Tensor:
     inputs = torch.cat([past.flip(1), u], 1)
@@ -19,11 +21,6 @@ def reference(u: Tensor, h: Tensor, past: Tensor) -> Tensor:
     return torch.stack(outputs, 1)
 
 
-def examples(length: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Hyena's arguments at width dim, with as many taps as tokens, some tokens past, and gradients wanted."""
-    b, s = 1 if dim > 64 else 2, length // 3
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=dtype, device=device).requires_grad_()
-
-    return draw(b, length, dim), draw(length, dim), draw(b, s, dim)
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Tensor, ...]:
+    """Hyena's arguments, with as many taps as tokens and some tokens past."""
+    return draw(batch, length, dim), draw(length, dim), draw(batch, length // 3, dim)

@@ -3,31 +3,35 @@
 import torch
 from torch import Tensor
 
-from mixers.ops.compiled import compiled
-from mixers.ops.op import Implementation, Op
-from mixers.ops.rotary import complex_product
-from mixers.ops.rotary.frequencies import retention_frequencies, rotary_frequencies
-from mixers.ops.rotary.reference import examples, reference
+from mixers.ops.op import Implementation, Op, unless_eager_on_cpu
+from mixers.ops.precision import state_dtype
+from mixers.ops.rotary.reference import examples, reference, retention_frequencies, rotary_frequencies
 
 __all__ = ["apply_rotary", "retention_frequencies", "rotary_frequencies", "rotate"]
 
-apply_rotary: Op[Tensor] = Op(
-    reference,
-    [
-        Implementation("complex", complex_product.complex_product, complex_product.unsupported_reason),
-        compiled(reference),
-    ],
-    examples,
-)
+
+def _complex_product(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """In one pass over pairs as complex numbers, of which the compiler knows none."""
+    precise = state_dtype(x)
+    rotation = torch.complex(cos.to(precise), sin.to(precise))
+    pairs = torch.view_as_complex(x.to(precise).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation).flatten(-2).to(x.dtype)
+
+
+def _unsupported_reason(x: Tensor, cos: Tensor, sin: Tensor) -> str | None:
+    return unless_eager_on_cpu(x) if x.stride(-1) == 1 else "its pairs are not side by side"
+
+
+apply_rotary: Op[Tensor] = Op(reference, [Implementation("complex", _complex_product, _unsupported_reason)], examples)
 
 
 def rotate(q: Tensor, k: Tensor, position: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """q and k (b, t, h, k) rotated, where the first token of a row stands at its `position` (b,).
+    """Queries and keys (b, t, h, k) rotated.
 
     Args:
         q: Queries.
         k: Keys.
-        position: Tokens before the first one, for each row or, (1,), for all.
+        position: Tokens before the first one, for each row (b,) or, (1,), for all.
         frequencies: Radians per token of each pair of channels, (k/2,).
     """
     t = torch.arange(q.shape[1], device=q.device)

@@ -6,7 +6,9 @@ Axes: b batch, t time, h head, k key width. x is (b, t, h, k), cosines and sines
 import torch
 from torch import Tensor
 
-from mixers.ops.rotary.frequencies import rotary_frequencies
+from mixers.ops.op import Draw
+
+BASE = 10_000.0  # both papers' ratio between the fastest and the slowest rotation
 
 
 def reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -15,8 +17,23 @@ def reference(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
 
 
-def examples(length: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """A query's 4 heads at width dim, with a gradient wanted."""
-    x = torch.randn(1 if dim > 64 else 2, length, 4, dim // 4, dtype=dtype, device=device).requires_grad_()
-    angle = torch.arange(length, device=device)[:, None, None] * rotary_frequencies(dim // 4, device)
-    return x, angle.cos()[None], angle.sin()[None]
+def rotary_frequencies(width: int, device: torch.device) -> Tensor:
+    """Radians per token of each pair of channels, BASE^(-2i/width), (k/2,)."""
+    return BASE ** -(torch.arange(0, width, 2, device=device, dtype=_precise(device)) / width)
+
+
+def retention_frequencies(width: int, device: torch.device) -> Tensor:
+    """The same over RetNet's grid, which includes its end: BASE^-linspace(0, 1, width/2), (k/2,)."""
+    return BASE ** -torch.linspace(0, 1, width // 2, device=device, dtype=_precise(device))
+
+
+def _precise(device: torch.device) -> torch.dtype:
+    """In float32 the fastest pair would be off by 2e-4 after 4,096 tokens. Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Tensor, ...]:
+    """A query's 4 heads."""
+    position = torch.arange(length, device=draw.device)
+    angle = (position[:, None] * rotary_frequencies(dim // 4, draw.device))[None, :, None]
+    return draw(batch, length, 4, dim // 4), angle.cos(), angle.sin()

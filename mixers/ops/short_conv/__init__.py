@@ -2,13 +2,8 @@
 
 from torch import Tensor
 
-from mixers.ops.compiled import compiled
 from mixers.ops.op import Implementation, Op, unless_eager_on_cpu
 from mixers.ops.short_conv.blocked import blocked
 from mixers.ops.short_conv.reference import examples, reference
 
-short_conv: Op[Tensor] = Op(
-    reference,
-    [Implementation("blocked", blocked, lambda x, *args: unless_eager_on_cpu(x)), compiled(reference)],
-    examples,
-)
+short_conv: Op[Tensor] = Op(reference, [Implementation("blocked", blocked, unless_eager_on_cpu)], examples)

@@ -1,8 +1,6 @@
 """A short convolution on a CPU: a few tokens at a time, tap by tap, with a custom backward.
 
-torch's takes four times as long there.
-
-Axes: as in reference.py; taps are (w, d), the latest token's first.
+torch's takes four times as long there. Shapes as in reference.py; taps are (w, d), the latest token's first.
 """
 
 from typing import Any

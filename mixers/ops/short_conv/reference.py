@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixers.ops.op import Draw
+
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor) -> Tensor:
     inputs = torch.cat([past.to(x.dtype), x], 1)
     return F.conv1d(inputs.mT, weight, bias, groups=len(weight)).mT
 
 
-def examples(length: int, dim: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Three taps at width dim, with gradients wanted."""
-    b = 1 if dim > 64 else 2
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=dtype, device=device).requires_grad_()
-
-    return draw(b, length, dim), draw(dim, 1, 3), draw(dim), draw(b, 2, dim)
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Tensor, ...]:
+    """Three taps."""
+    return draw(batch, length, dim), draw(dim, 1, 3), draw(dim), draw(batch, 2, dim)

@@ -6,31 +6,21 @@
 
 from torch import Tensor
 
-from mixers.ops.chunks import single_token
-from mixers.ops.op import Implementation, Op
-from mixers.ops.state_space import blocked
-from mixers.ops.state_space.chunkwise import attention_chunkwise, chunkwise
-from mixers.ops.state_space.discretise import Discretisation, discretise
-from mixers.ops.state_space.fourier import attention_fourier, fourier
-from mixers.ops.state_space.reference import Modes, attention_examples, attention_reference, examples, reference
+from mixers.ops.op import Implementation, Op, single_token, unless_sequence_on_cpu
+from mixers.ops.state_space import chunkwise
+from mixers.ops.state_space.reference import Modes, attention_examples, attention_reference, examples, reference, times
 
-__all__ = ["Discretisation", "Modes", "discretise", "state_space", "state_space_attention"]
+__all__ = ["Modes", "state_space", "state_space_attention", "times"]
 
 state_space: Op[tuple[Tensor, Tensor]] = Op(
-    reference,
-    [
-        Implementation("chunkwise", chunkwise, single_token),
-        Implementation("fourier", fourier, lambda *args: None, automatic=False),
-    ],
-    examples,
+    reference, [Implementation("chunkwise", chunkwise.chunkwise, single_token)], examples
 )
 
 state_space_attention: Op[tuple[Tensor, Tensor]] = Op(
     attention_reference,
     [
-        Implementation("blocked", blocked.attention_blocked, blocked.unsupported_reason),
-        Implementation("chunkwise", attention_chunkwise, single_token),
-        Implementation("fourier", attention_fourier, lambda *args: None, automatic=False),
+        Implementation("blocked", chunkwise.attention_blocked, unless_sequence_on_cpu),
+        Implementation("chunkwise", chunkwise.attention_chunkwise, single_token),
     ],
     attention_examples,
 )

@@ -3,14 +3,17 @@
 Axes: as in reference.py; products want heads and chunks first, (h, i, 2, n, m, b) in short.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mixers.ops.chunks import in_chunks
+from mixers.ops.op import blocks
 from mixers.ops.precision import full_precision, in_product_dtype
 from mixers.ops.state_space.reference import Modes, outer, powers, read, times
 
@@ -28,38 +31,34 @@ class Chunk(NamedTuple):
 
     @classmethod
     def over(cls, c: int, modes: Modes, skip: Tensor) -> "Chunk":
-        read, write, through = edges(c, modes)
-        later = read[:, :-1, : modes.angle.shape[1]].sum(-1)  # K_i is 2 Re Σ g ā^i, as a state is read after i tokens
+        power = powers(modes, c + 1)
+        re, im = times(modes.gain[..., None], power[..., 1:]).unbind(1)
+        later = 2 * re[..., :-1].sum(1)  # K_i is 2 Re Σ g ā^i, as a state is read after i tokens
         taps = torch.cat([2 * modes.gain[:, :1].sum(-1) + skip[:, None], later], 1)
         # output t reads K_t … K_0 and nothing later: a window of the taps in reverse
         within = F.pad(taps.flip(1), (0, c - 1)).unfold(1, c, 1).flip(1)
-        return cls(within, read, write, through)
-
-
-def edges(c: int, modes: Modes) -> tuple[Tensor, Tensor, Tensor]:
-    """A chunk's matrices that read, write and keep the state."""
-    power = powers(modes, c + 1)
-    re, im = times(modes.gain[..., None], power[..., 1:]).unbind(1)
-    read = torch.cat([2 * re, -2 * im], 1).mT
-    return read, power[..., :-1].flip(-1).flatten(1, 2), power[..., -1]
+        write = power[..., :-1].flip(-1).flatten(1, 2)
+        return cls(within, torch.cat([2 * re, -2 * im], 1).mT, write, power[..., -1])
 
 
 def chunkwise(u: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int) -> tuple[Tensor, Tensor]:
     """The output, and the state after it; the last chunk may be shorter."""
-    return by_chunks(_equal_chunks, u, modes=modes, skip=skip, state=state, chunk_size=chunk_size)
+    return _by_chunks(_equal_chunks, [u], modes, skip, state, chunk_size)
 
 
-def attention_chunkwise(
-    q: Tensor, k: Tensor, v: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int
-) -> tuple[Tensor, Tensor]:
+def attention_chunkwise(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The output, and the state after it; all outer products at once."""
-    qkv = in_product_dtype(q, k, v)
-    return by_chunks(equal_attention_chunks, *qkv, modes=modes, skip=skip, state=state, chunk_size=chunk_size)
+    return _by_chunks(_equal_attention_chunks, in_product_dtype(q, k, v), *rest)
 
 
-def by_chunks(
+def attention_blocked(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """For a CPU: a few heads at a time, whose outer products a cache holds. The backward makes these again."""
+    return _by_chunks(_few_heads_at_once, in_product_dtype(q, k, v), *rest)
+
+
+def _by_chunks(
     run: Callable[..., tuple[Tensor, Tensor]],
-    *inputs: Tensor,
+    inputs: Sequence[Tensor],
     modes: Modes,
     skip: Tensor,
     state: Tensor | None,
@@ -80,7 +79,16 @@ def by_chunks(
     return torch.cat(outputs, 1), now.permute(BATCH_FIRST)
 
 
-def equal_attention_chunks(
+def _few_heads_at_once(q: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`_equal_attention_chunks` by parts."""
+    heads = [at.stop - at.start for at in blocks(len(q), q[0].numel() * q.shape[2])]
+    parts = ([None] * len(heads) if x is None else x.split(heads) for x in (q, *others))
+    run = partial(checkpoint, _equal_attention_chunks, use_reentrant=False, preserve_rng_state=False)
+    o, state = zip(*(run(*part) for part in zip(*parts, strict=True)), strict=True)
+    return torch.cat(o), torch.cat(state)
+
+
+def _equal_attention_chunks(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, *matrices: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The outputs of (h, c, p, i, b), in the same order, and the state after them, (h, 2, n, p², b)."""

@@ -16,10 +16,12 @@ u and y are (b, t, h, m), q, k, v and o (b, t, h, p), D is (h,), the state (b, h
 Modes and states are float32 or better; products with inputs are in the inputs' dtype.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mixers.ops.op import Draw
 
 
 class Modes(NamedTuple):
@@ -45,12 +47,10 @@ def reference(
     return torch.stack(outputs, 1).to(u.dtype), state
 
 
-def attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int = 1
-) -> tuple[Tensor, Tensor]:
+def attention_reference(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The output, and the state after it."""
-    y, state = reference(outer(k, v), modes, skip, state)
-    return read(q, y), state
+    y, state = reference(outer(k, v, -1), *rest)
+    return read(q, y, -1), state
 
 
 def powers(modes: Modes, count: int) -> Tensor:
@@ -66,43 +66,36 @@ def times(a: Tensor, b: Tensor, dim: int = 1) -> Tensor:
     return torch.stack([a_re * b_re - a_im * b_im, a_re * b_im + a_im * b_re], dim)
 
 
-def outer(k: Tensor, v: Tensor, dim: int = -1) -> Tensor:
+def outer(k: Tensor, v: Tensor, dim: int) -> Tensor:
     """All products of an element of k and one of v, which lie in that dimension."""
-    last = dim % k.ndim
-    return (k.unsqueeze(last + 1) * v.unsqueeze(last)).flatten(last, last + 1)
+    dim = dim % k.ndim
+    return (k.unsqueeze(dim + 1) * v.unsqueeze(dim)).flatten(dim, dim + 1)
 
 
-def read(q: Tensor, y: Tensor, dim: int = -1) -> Tensor:
+def read(q: Tensor, y: Tensor, dim: int) -> Tensor:
     """A query times what has become of the outer products."""
-    last = dim % q.ndim
-    return (q.unsqueeze(last + 1) * y.unflatten(last, (q.shape[last], -1))).sum(last)
+    dim = dim % q.ndim
+    return (q.unsqueeze(dim + 1) * y.unflatten(dim, (q.shape[dim], -1))).sum(dim)
 
 
-def draw_modes(h: int, n: int, dtype: torch.dtype, device: torch.device) -> tuple[Modes, Tensor]:
-    """Modes and D of h state spaces that remember tens to hundreds of tokens, with gradients wanted."""
-    skip = torch.randn(h, dtype=torch.promote_types(dtype, torch.float32), device=device)
-    log_decay, angle = -0.05 * torch.rand_like(skip.expand(n, h).T), 3 * torch.rand_like(skip.expand(n, h).T)
-    modes = Modes(log_decay, angle, torch.randn_like(skip.expand(2, n, h).permute(2, 0, 1)) / n)
-    return Modes(*(x.requires_grad_() for x in modes)), skip.requires_grad_()
+def draw_modes(draw: Draw, h: int, n: int) -> tuple[Modes, Tensor]:
+    """Modes and D of h state spaces that remember tens to hundreds of tokens."""
+    draw = draw.precise
+    log_decay, angle, gain = (draw(h, *shape).detach() for shape in ((n,), (n,), (2, n)))
+    parts = -0.05 * log_decay.sigmoid(), 3 * angle.sigmoid(), gain / n
+    return Modes(*(x.requires_grad_() for x in parts)), draw(h)
 
 
-def examples(
-    length: int, dim: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Modes, Tensor, Tensor, int]:
-    """S4D's arguments at width dim, with gradients wanted."""
-    b, n = (1, 32) if dim > 64 else (2, 3)
-    modes, skip = draw_modes(dim, n, dtype, device)
-    u = torch.randn(b, length, dim, 1, dtype=dtype, device=device).requires_grad_()
-    state = torch.randn(b, dim, 2, n, 1, dtype=skip.dtype, device=device).requires_grad_()
-    return u, modes, skip, state, 16
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
+    """S4D's arguments."""
+    n = 32 if dim > 64 else 3
+    modes, skip = draw_modes(draw, dim, n)
+    return draw(batch, length, dim, 1), modes, skip, draw.precise(batch, dim, 2, n, 1), 16
 
 
-def attention_examples(
-    length: int, dim: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Modes, Tensor, Tensor, int]:
-    """H3's arguments at width dim, with gradients wanted."""
-    b, p, n, chunk_size = (1, 8, 32, 64) if dim > 64 else (2, 4, 3, 16)
-    modes, skip = draw_modes(dim // p, n, dtype, device)
-    q, k, v = (torch.randn(b, length, dim // p, p, dtype=dtype, device=device).requires_grad_() for _ in range(3))
-    state = torch.randn(b, dim // p, 2, n, p * p, dtype=skip.dtype, device=device).requires_grad_()
-    return q, k, v, modes, skip, state, chunk_size
+def attention_examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
+    """H3's arguments."""
+    p, n, chunk_size = (8, 32, 64) if dim > 64 else (4, 3, 16)
+    h = dim // p
+    q, k, v = (draw(batch, length, h, p) for _ in range(3))
+    return q, k, v, *draw_modes(draw, h, n), draw.precise(batch, h, 2, n, p * p), chunk_size

@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from mixers.ops.chunks import single_token
-from mixers.ops.op import Implementation, Op
-from mixers.ops.wkv import blocked
+from mixers.ops.op import Implementation, Op, single_token, unless_sequence_on_cpu
+from mixers.ops.wkv.blocked import blocked
 from mixers.ops.wkv.chunked import chunked
 from mixers.ops.wkv.reference import LOG_ZERO, WKVState, examples, reference
 
@@ -12,9 +11,6 @@ __all__ = ["LOG_ZERO", "WKVState", "wkv"]
 
 wkv: Op[tuple[Tensor, WKVState]] = Op(
     reference,
-    [
-        Implementation("blocked", blocked.blocked, blocked.unsupported_reason),
-        Implementation("chunked", chunked, single_token),
-    ],
+    [Implementation("blocked", blocked, unless_sequence_on_cpu), Implementation("chunked", chunked, single_token)],
     examples,
 )

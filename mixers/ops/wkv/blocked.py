@@ -13,14 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mixers.ops.chunks import in_chunks, single_token
-from mixers.ops.op import unless_eager_on_cpu
+from mixers.ops.chunks import in_chunks
 from mixers.ops.wkv.chunked import chunk_size, states_between
 from mixers.ops.wkv.reference import WKVState
-
-
-def unsupported_reason(k: Tensor, *_: Any) -> str | None:
-    return single_token(k) or unless_eager_on_cpu(k)
 
 
 def blocked(k: Tensor, v: Tensor, time_decay: Tensor, time_first: Tensor, state: WKVState) -> tuple[Tensor, WKVState]:

@@ -11,10 +11,12 @@ k and v are (b, t, d), time_decay = ln w and time_first = u are (d,), in float32
 here is computed in. The output is (b, t, d) in their dtype.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mixers.ops.op import Draw
 
 LOG_ZERO = -1e38  # the logarithm of no weight: finite, since infinities have no differences
 
@@ -45,13 +47,9 @@ def merge(one: WKVState, other: WKVState) -> WKVState:
     return WKVState(torch.lerp(other.mean, one.mean, share), torch.logaddexp(one.log_weight, other.log_weight))
 
 
-def examples(
-    length: int, dim: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, WKVState]:
-    """RWKV's arguments at width dim, with decays as they are initialised, and gradients wanted."""
-    b, precise = 1 if dim > 64 else 2, torch.promote_types(dtype, torch.float32)
-    k, v = (torch.randn(b, length, dim, dtype=dtype, device=device).requires_grad_() for _ in range(2))
-    time_decay = torch.linspace(-5, 3, dim, dtype=precise, device=device).requires_grad_()
-    time_first = torch.randn(dim, dtype=precise, device=device).requires_grad_()
-    state = WKVState(*(torch.randn(b, dim, dtype=precise, device=device).requires_grad_() for _ in range(2)))
-    return k, v, time_decay, time_first, state
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
+    """RWKV's arguments, with decays as they are initialised."""
+    k, v, precise = draw(batch, length, dim), draw(batch, length, dim), draw.precise
+    time_first, *state = precise(dim), precise(batch, dim), precise(batch, dim)
+    time_decay = torch.linspace(-5, 3, dim, dtype=precise.dtype, device=draw.device).requires_grad_()
+    return k, v, time_decay, time_first, WKVState(*state)
