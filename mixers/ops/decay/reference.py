@@ -44,7 +44,7 @@ def reference(
     outputs, weights = [], []
     decays = for_channels(log_decay).exp().expand(-1, q.shape[1], -1, -1)
     for q_n, k_n, v_n, decay in zip(*(x.to(log_decay.dtype).unbind(1) for x in (q, k, v, decays)), strict=True):
-        kv = torch.addcmul(k_n[..., :, None] * v_n[..., None, :], state.kv, decay[..., None])
+        kv = (state.kv * decay[..., None]).addcmul_(k_n[..., :, None], v_n[..., None, :])
         state = DecayState(kv, torch.addcmul(k_n, state.k, decay))
         outputs.append((q_n[..., None, :] @ state.kv).squeeze(-2))
         weights.append((q_n * state.k).sum(-1))
