@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback, LightningDataModule
 from torch import Tensor
 
-from lit_modules.data.batches import Blocks, SizedLoader, Windows, sequential_batches
+from lit_modules.data.batches import Blocks, SizedLoader
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.data.token_file import TokenFile, count_bytes
 from mixers.checks import UsageError, at_least
@@ -45,19 +45,11 @@ class EvalCorpus:
     text_field: str = "text"
 
 
-class EvalSet(NamedTuple):
-    """Blocks of one text that are scored together."""
-
-    corpus: str
-    file: TokenFile
-    blocks: Blocks
-
-
 class LossSums(NamedTuple):
     """The losses of a part in nats, summed for each block and for each position."""
 
-    blocks: np.ndarray  # (blocks,)
-    positions: np.ndarray  # (tokens of a block,)
+    blocks: Tensor  # (blocks,)
+    positions: Tensor  # (tokens of a block,)
 
 
 class Evaluation(LightningDataModule):
@@ -92,11 +84,9 @@ class Evaluation(LightningDataModule):
                 f"contexts={list(contexts)} has one below the {LAST} tokens that contexts are compared on: "
                 f"write {LAST} or more."
             )
-        self.text = text
-        self.split = split
+        self.text, self.split, self.max_tokens = text, split, max_tokens
         self.others = [EvalCorpus(other) if isinstance(other, str) else other for other in others]
         self.contexts = sorted(set(contexts))
-        self.max_tokens = max_tokens
         # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
         if unread := [other.corpus for other in self.others if other.corpus.startswith(("[", "{"))]:
             raise UsageError(f"corpora={unread[0]} is no corpus: write names, or {{corpus: NAME, text_field: FIELD}}.")
@@ -109,60 +99,52 @@ class Evaluation(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Writes the tokens, unless that is done already."""
-        self._parts()
+        self._find_blocks()
 
     def setup(self, stage: str) -> None:
         """Finds the tokens."""
-        self.corpora, self.windows = self._parts()
+        self._find_blocks()
 
     def test_dataloader(self) -> list[SizedLoader]:
         """Batches of each part, of about as many tokens as in training."""
-        self.loaders = [self._loader(part.blocks) for part in (*self.corpora, *self.windows)]
+        self.loaders = [self._loader(blocks) for blocks in (*self.corpora.values(), *self.windows)]
         return self.loaders
 
-    def scored_bytes(self, part: EvalSet) -> int:
+    def scored_bytes(self, corpus: str) -> int:
         """The UTF-8 bytes of the text of the tokens that are scored."""
-        start = int(not self.text.bos)  # the first token is predicted from an end-of-text token or not at all
-        stop = start + len(part.blocks) * part.blocks.block_size
-        return count_bytes(part.file, start, stop, self.text.tokenizer)
+        blocks = self.corpora[corpus]
+        stop = blocks.before + len(blocks) * blocks.block_size
+        return count_bytes(blocks.file, blocks.before, stop, self.text.tokenizer)
 
-    def _parts(self) -> tuple[list[EvalSet], list[EvalSet]]:
-        own, size = self.text.token_file(self.split), self.text.block_size
-        bos_token = self.text.end if self.text.bos else None
-        files = [(self.text.corpus, own)]
-        files += [(other.corpus, self.text.other_corpus(other.corpus, other.text_field)) for other in self.others]
-        corpora, windows = [], []
-        for name, file in files:
-            blocks = Blocks(self._limited(file), block_size=size, bos_token=bos_token)
-            corpora.append(EvalSet(name, file, blocks))
-        for context in self.contexts:
-            ends = Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token)
-            windows.append(EvalSet(self.text.corpus, own, ends))
-        for part in corpora:
-            self._check(part, "data.block_size", size)
-        for part in windows:
-            self._check(part, "contexts", self.contexts[-1])
-        return corpora, windows
+    def _find_blocks(self) -> None:
+        own = self.text.token_file(self.split)
+        files = {other.corpus: self.text.other_corpus(other.corpus, other.text_field) for other in self.others}
+        files = {self.text.corpus: own} | files
+        self.corpora = {name: self._blocks(name, file, "data.block_size") for name, file in files.items()}
+        self.windows = [self._blocks(self.text.corpus, own, "contexts", context) for context in self.contexts]
 
-    def _limited(self, file: TokenFile) -> TokenFile:
-        if self.max_tokens is None:
-            return file
-        return replace(file, tokens=min(file.tokens, self.max_tokens + (not self.text.bos)))
-
-    def _check(self, part: EvalSet, option: str, size: int) -> None:
-        if not len(part.blocks):
+    def _blocks(self, corpus: str, file: TokenFile, option: str, context: int | None = None) -> Blocks:
+        """Blocks of the training's size, or the ends of windows; raises UsageError if the tokens do not fill one."""
+        blocks = Blocks(
+            file,
+            block_size=self.contexts[-1] if context else self.text.block_size,
+            bos_token=self.text.end if self.text.bos else None,
+            context=context,
+            max_tokens=self.max_tokens,
+        )
+        if not len(blocks):
             raise UsageError(
-                f"corpus={part.corpus!r} has {part.blocks.file.tokens} tokens to test on, too few for {option}={size}: "
+                f"corpus={corpus!r} has {blocks.tokens} tokens to test on, too few for {option}={blocks.block_size}: "
                 f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
             )
+        return blocks
 
     def _loader(self, blocks: Blocks) -> SizedLoader:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        tokens = self.text.batch_size * self.text.block_size
-        each = max(1, tokens // blocks.length // world_size)
-        batches = sequential_batches(len(blocks), batch_size=each * world_size, rank=rank, world_size=world_size)
-        return SizedLoader(blocks, batches, num_workers=self.text.num_workers)
+        each = max(1, self.text.batch_size * self.text.block_size // blocks.length // world_size)
+        workers = self.text.hparams["num_workers"]
+        return SizedLoader(blocks, batch_size=each * world_size, rank=rank, world_size=world_size, num_workers=workers)
 
 
 class Scores(Callback):
@@ -175,14 +157,11 @@ class Scores(Callback):
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.sums: list[LossSums] = []
-        self._added: list[tuple[Tensor, Tensor]] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        def zeros(size: int) -> Tensor:
-            return torch.zeros(size, dtype=SUM_DTYPE, device=pl_module.device)
-
-        blocks = [loader.blocks for loader in self.evaluation.loaders]
-        self._added = [(zeros(len(part)), zeros(part.length)) for part in blocks]
+        parts = [loader.blocks for loader in self.evaluation.loaders]
+        zeros = partial(torch.zeros, dtype=SUM_DTYPE, device=pl_module.device)
+        self.sums = [LossSums(zeros(len(blocks)), zeros(blocks.length)) for blocks in parts]
 
     def on_test_batch_end(
         self,
@@ -194,14 +173,10 @@ class Scores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         nats = outputs.to(SUM_DTYPE)
-        of_blocks, of_positions = self._added[dataloader_idx]
-        of_blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
-        of_positions += nats.sum(0)
+        sums = self.sums[dataloader_idx]
+        sums.blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
+        sums.positions.add_(nats.sum(0))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        def total(added: Tensor) -> np.ndarray:
-            reduced = trainer.strategy.reduce(added, reduce_op="sum")
-            assert isinstance(reduced, Tensor)
-            return reduced.cpu().numpy()
-
-        self.sums = [LossSums(total(blocks), total(positions)) for blocks, positions in self._added]
+        reduced = [[trainer.strategy.reduce(part, reduce_op="sum").cpu() for part in sums] for sums in self.sums]
+        self.sums = [LossSums(*parts) for parts in reduced]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_modules import console
 from lit_modules.data.cache import replace_text
-from lit_modules.evaluation.scores import LAST, EvalSet, Evaluation, LossSums, bits_per_byte
+from lit_modules.evaluation.scores import LAST, Evaluation, LossSums, bits_per_byte
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +40,13 @@ def report(
 
 def tables(evaluation: Evaluation, sums: Sequence[LossSums]) -> "dict[str, pd.DataFrame]":
     """Each table, from the sums over each part."""
-    corpora = list(zip(evaluation.corpora, sums[: len(evaluation.corpora)], strict=True))
-    windows = sums[len(evaluation.corpora) :]
+    corpora = dict(zip(evaluation.corpora, sums, strict=False))
+    windows = sums[len(corpora) :]
     rows = {
         "positions": _positions(windows[-1]) if windows else [],
         "contexts": [_context(of_context) for of_context in windows],
-        "pieces": [row for part, part_sums in corpora for row in _pieces(part, part_sums)],
-        "corpora": [_corpus(part, part_sums, evaluation.scored_bytes(part)) for part, part_sums in corpora],
+        "pieces": [row for name, of_corpus in corpora.items() for row in _pieces(name, of_corpus)],
+        "corpora": [_corpus(name, evaluation.scored_bytes(name), of_corpus) for name, of_corpus in corpora.items()],
     }
     return {name: table(rows[name], columns) for name, columns in COLUMNS.items()}
 
@@ -80,31 +80,31 @@ def aligned(table: "pd.DataFrame") -> str:
     return console.aligned([[name.replace("_", " ") for name in table.columns], *_rows(cells)])
 
 
-def _corpus(part: EvalSet, sums: LossSums, size: int) -> Row:
-    nats, tokens = float(sums.blocks.sum()), len(sums.blocks) * part.blocks.length
-    return part.corpus, tokens, size, nats / tokens, math.exp(nats / tokens), bits_per_byte(nats, size)
+def _corpus(name: str, size: int, sums: LossSums) -> Row:
+    nats, tokens = sums.blocks.sum().item(), len(sums.blocks) * len(sums.positions)
+    return name, tokens, size, nats / tokens, math.exp(nats / tokens), bits_per_byte(nats, size)
 
 
-def _pieces(part: EvalSet, sums: LossSums) -> list[Row]:
+def _pieces(name: str, sums: LossSums) -> list[Row]:
     """Consecutive blocks added up; the last piece has those that are left."""
-    each = max(1, round(PIECE / part.blocks.length))
-    parts = [sums.blocks[start : start + each] for start in range(0, len(sums.blocks), each)]
-    return [(part.corpus, piece, len(nats) * part.blocks.length, float(nats.sum())) for piece, nats in enumerate(parts)]
+    length = len(sums.positions)
+    parts = sums.blocks.split(max(1, round(PIECE / length)))
+    return [(name, piece, len(nats) * length, nats.sum().item()) for piece, nats in enumerate(parts)]
 
 
 def _context(sums: LossSums) -> Row:
     tokens = len(sums.blocks) * LAST
-    loss = float(sums.positions[-LAST:].sum()) / tokens
+    loss = sums.positions[-LAST:].sum().item() / tokens
     return len(sums.positions), tokens, loss, math.exp(loss)
 
 
 def _positions(sums: LossSums) -> list[Row]:
     """Positions from 1 in ranges that end at powers of two, the last where the windows end."""
-    rows, first, last, length = [], 1, 1, len(sums.positions)
-    while first <= length:
-        nats = sums.positions[first - 1 : last]
+    rows: list[Row] = []
+    first = last = 1
+    while len(nats := sums.positions[first - 1 : last]):
         tokens = len(nats) * len(sums.blocks)
-        rows.append((first, first + len(nats) - 1, tokens, float(nats.sum()) / tokens))
+        rows.append((first, first + len(nats) - 1, tokens, nats.sum().item() / tokens))
         first, last = last + 1, 2 * last
     return rows
 
