@@ -61,15 +61,15 @@ class Completion:
         if self.done or token == self.tokenizer.end:
             return self.finish()
         self._undecoded.append(token)
-        decoded = self._decode(token)
-        if decoded is None:
+        if (decoded := self._decode(token)) is None:
             return ""
         self._undecoded.clear()
         text = self._held_back + decoded
         if stops := [start for stop in self.stop if (start := text.find(stop)) >= 0]:
             self.done = True
             return text[: min(stops)]
-        certain = len(text) - self._stop_begun(text)
+        begun = (n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        certain = len(text) - max(begun, default=0)
         self._held_back = text[certain:]
         return text[:certain]
 
@@ -79,10 +79,6 @@ class Completion:
             return ""
         self.done = True
         return self._held_back + self.tokenizer.decode(self._undecoded)
-
-    def _stop_begun(self, text: str) -> int:
-        """How many characters at the end may turn out to be the beginning of a stop string."""
-        return max((n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
 def stream_completion(model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling) -> Iterator[str]:
@@ -102,14 +98,8 @@ def _pieces(
     device = next(model.parameters()).device
     ids = [torch.tensor(tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
     completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
-    tokens = generate(
-        model,
-        ids,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-    )
+    options = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    tokens = generate(model, ids, **options)
     for _ in range(sampling.max_tokens):
         yield [completion.add(token) for completion, token in zip(completions, next(tokens).tolist(), strict=True)]
         if all(completion.done for completion in completions):
