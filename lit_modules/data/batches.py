@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_modules.data.token_file import TokenFile
+from mixers.checks import UsageError
 
 
 class Blocks(Dataset[Tensor]):
@@ -18,16 +19,21 @@ class Blocks(Dataset[Tensor]):
 
     Args:
         file: The tokens.
+        whose: What errors call them.
         block_size: Tokens of a block, of which none is in two.
         bos_token: The id to put before what is predicted; without it that is the token before.
         context: Tokens to predict at the end of each block, B; None predicts all. Blocks of one size therefore have
             the same last tokens for any context.
         max_tokens: Use only so many tokens of the file.
+
+    Raises:
+        ValueError: If the tokens do not fill a block.
     """
 
     def __init__(
         self,
         file: TokenFile,
+        whose: str,
         *,
         block_size: int,
         bos_token: int | None = None,
@@ -38,6 +44,12 @@ class Blocks(Dataset[Tensor]):
         self.length = context or block_size
         self.before = int(bos_token is None)  # the first token of the file is only read
         self.tokens = min(file.tokens - self.before, max_tokens or file.tokens)
+        if self.tokens < block_size:
+            option = "data.block_size" if context is None else "contexts"
+            raise UsageError(
+                f"{whose} has {self.tokens} tokens, too few for {option}={block_size}: "
+                f"write a smaller number there{', a larger max_tokens' if max_tokens else ''} or give more text."
+            )
 
     def __len__(self) -> int:
         return self.tokens // self.block_size
@@ -57,14 +69,9 @@ class Blocks(Dataset[Tensor]):
 
 
 class Loader(Iterable[Tensor]):
-    """Batches of blocks, (batch, B + 1), int64.
+    """Batches of blocks, (batch, B + 1), int64; `batches` gives the indices of each, anew for each iteration.
 
     It is not a DataLoader but makes one, since Lightning would replace the sampler of a DataLoader by its own.
-
-    Args:
-        blocks: What to load.
-        batches: Gives the block indices of each batch, anew for each iteration.
-        num_workers: Processes that load; they do not change the order.
     """
 
     def __init__(self, blocks: Blocks, batches: Callable[[], Iterable[list[int]]], *, num_workers: int = 0) -> None:
@@ -105,8 +112,8 @@ def rank_batches(samples: Iterator[int], *, batch_size: int, rank: int, world_si
 def sequential_batches(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
     """All blocks once: each process has every world_size-th, in batches of its share of `batch_size`.
 
-    The processes have equally many batches, as long as each has a block, since those that share one sharded model wait
-    for each other in every batch. So a single block too many joins the batch before it.
+    The processes have equally many batches, as long as each has a block, since those that share a sharded model wait
+    for each other. So a single block too many joins the batch before it.
     """
     mine, each = list(range(rank, blocks, world_size)), batch_size // world_size
     batches = [mine[start : start + each] for start in range(0, len(mine), each)]

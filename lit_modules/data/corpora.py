@@ -21,17 +21,13 @@ HELD_OUT = {4: "test", 9: "validation"}  # places in ten documents
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text in splits.
+    """Text in splits: "train", "validation", "test", and "unseen" for testing what was trained on other text.
 
-    Args:
-        name: What the user called it.
-        key: A digest that changes whenever the documents do.
-        splits: For each of "train", "validation", "test" and "unseen", a function that gives its documents. The
-            last is for testing what was trained on other text: the corpus's own test split, or else all of it.
+    The last is the corpus's own test split, or else all of it.
     """
 
-    name: str
-    key: str
+    name: str  # as the user called it
+    key: str  # a digest that changes whenever the documents do
     splits: dict[str, Documents]
 
     def documents(self, split: str) -> Iterator[str]:

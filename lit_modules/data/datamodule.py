@@ -115,6 +115,11 @@ class Text(LightningDataModule):
         return self.tokenizer.end
 
     @property
+    def bos_token(self) -> int | None:
+        """The id that begins each sequence, None if that is the token before it."""
+        return self.end if self.bos else None
+
+    @property
     def start_token(self) -> int | None:
         """The id that begins a document for `LanguageModel(start_token=...)`, None if documents are not isolated.
 
@@ -149,12 +154,14 @@ class Text(LightningDataModule):
         return self._resumed_samples + (batches_done(self.trainer) - self._resumed_batches) * self.batch_size
 
     def prepare_data(self) -> None:
-        """Trains the tokenizer and writes the tokens, unless that is done already."""
-        self._check_blocks()
+        """Trains the tokenizer and writes the tokens that the trainer needs, unless that is done already."""
+        if self._fitting:
+            self._blocks("train")
+        self._blocks("validation")
 
     def setup(self, stage: str) -> None:
         """Finds the tokens, and begins at the first sample if the trainer is new."""
-        self._check_blocks()
+        self.prepare_data()
         if batches_done(self.trainer) == 0:  # what an earlier trainer resumed from no longer counts
             self._resumed_samples = self._resumed_batches = 0
 
@@ -222,19 +229,6 @@ class Text(LightningDataModule):
             )
         return {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}
 
-    def _check_blocks(self) -> None:
-        """Prepares the tokens that the trainer needs; raises UsageError if they do not fill a block."""
-        if self._fitting:
-            self._blocks("train")
-        self._blocks("validation")
-
     def _blocks(self, split: Literal["train", "validation"]) -> Blocks:
-        file = self.token_file(split)
-        blocks = Blocks(file, block_size=self.block_size, bos_token=self.end if self.bos else None)
-        if not len(blocks):
-            name = "training" if split == "train" else split
-            raise UsageError(
-                f"the {name} split of corpus={self.corpus!r} has {file.tokens} tokens, too few for one block of "
-                f"block_size={self.block_size}: write a smaller block_size or give more text."
-            )
-        return blocks
+        whose = f"the {'training' if split == 'train' else split} split of corpus={self.corpus!r}"
+        return Blocks(self.token_file(split), whose, block_size=self.block_size, bos_token=self.bos_token)

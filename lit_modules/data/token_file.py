@@ -20,23 +20,14 @@ BAR_DELAY = 2  # seconds: a progress bar appears only if tokenising takes longer
 
 @dataclass(frozen=True)
 class TokenFile:
-    """The token ids of a split, each document followed by the tokenizer's `end`.
-
-    Args:
-        path: The file of ids.
-        dtype: What an id is stored as, "uint16" or "uint32".
-        tokens: The number of ids, ends included.
-        bytes: The number of UTF-8 bytes of the documents.
-        documents: The number of documents.
-        content: A digest of the ids: equal digests mean equal files.
-    """
+    """The token ids of a split, each document followed by the tokenizer's `end`."""
 
     path: Path
-    dtype: str
-    tokens: int
-    bytes: int
+    dtype: str  # what an id is stored as, "uint16" or "uint32"
+    tokens: int  # ends included
+    bytes: int  # of the documents in UTF-8
     documents: int
-    content: str
+    content: str  # a digest of the ids: equal digests mean equal files
 
     def open(self) -> np.ndarray:
         """The ids, memory-mapped: (tokens,)."""
@@ -44,10 +35,9 @@ class TokenFile:
 
 
 def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer) -> TokenFile:
-    """The token file at `path`, which is written first if it is not there or not whole.
+    """The token file at `path`, which is written from `documents` first if it is not there or not whole.
 
     Several processes may ask for the same file at once: one writes, the others wait.
-    `documents` is only asked for if the file has to be written.
     """
     return built_once(path, _find, lambda path: _write(path, documents(), tokenizer))
 

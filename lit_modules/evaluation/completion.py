@@ -15,24 +15,16 @@ from mixers.model.generate import check_sampling, generate
 class Sampling:
     """How tokens are sampled, and where a text ends.
 
-    Args:
-        max_tokens: Most tokens to add to a text.
-        temperature: 0 always takes the likeliest token, 1 draws as the model predicts.
-        top_k: Draw from this many of the likeliest tokens only.
-        top_p: Draw from the likeliest tokens that together have this probability only.
-        seed: Seed of the random numbers.
-        stop: Strings that end a text just before them.
-
     Raises:
         ValueError: A value is out of range.
     """
 
-    max_tokens: int = 200
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
+    max_tokens: int = 200  # most tokens to add to a text
+    temperature: float = 0.8  # 0 always takes the likeliest token, 1 draws as the model predicts
+    top_k: int | None = None  # draw from this many of the likeliest tokens only
+    top_p: float | None = None  # draw from the likeliest tokens that together have this probability only
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()  # strings that end a text just before them
 
     def __post_init__(self) -> None:
         at_least(0, max_tokens=self.max_tokens)
@@ -42,16 +34,10 @@ class Sampling:
 
 
 class Completion:
-    """Turns tokens into text as they come, holding back what later tokens may change or cut off.
-
-    Args:
-        tokenizer: Decodes the tokens.
-        stop: Strings that end the text just before them.
-    """
+    """Turns tokens into text as they come, holding back what later tokens may change or a stop string cut off."""
 
     def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()):
-        self.tokenizer, self.stop = tokenizer, stop
-        self.done = False
+        self.tokenizer, self.stop, self.done = tokenizer, stop, False
         self._decode = tokenizer.decode_stream()
         self._undecoded: list[int] = []  # tokens of a character that lacks bytes
         self._held_back = ""  # text that may turn out to be the beginning of a stop string

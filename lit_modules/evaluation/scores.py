@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lit_modules.data.batches import Blocks, SizedLoader
 from lit_modules.data.datamodule import HeldOut, Text
-from lit_modules.data.token_file import TokenFile, count_bytes
+from lit_modules.data.token_file import count_bytes
 from mixers.checks import UsageError, at_least
 
 # Sums over a whole validation set lose digits in float32; Apple's GPUs have nothing wider.
@@ -99,11 +99,21 @@ class Evaluation(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Writes the tokens, unless that is done already."""
-        self._find_blocks()
+        text, own = self.text, self.text.token_file(self.split)
+        files = {text.corpus: own}
+        files |= {other.corpus: text.other_corpus(other.corpus, other.text_field) for other in self.others}
+        blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens)
+        self.corpora = {
+            name: blocks(file, f"corpus={name!r}", block_size=text.block_size) for name, file in files.items()
+        }
+        self.windows = [
+            blocks(own, f"corpus={text.corpus!r}", block_size=self.contexts[-1], context=context)
+            for context in self.contexts
+        ]
 
     def setup(self, stage: str) -> None:
         """Finds the tokens."""
-        self._find_blocks()
+        self.prepare_data()
 
     def test_dataloader(self) -> list[SizedLoader]:
         """Batches of each part, of about as many tokens as in training."""
@@ -116,29 +126,6 @@ class Evaluation(LightningDataModule):
         stop = blocks.before + len(blocks) * blocks.block_size
         return count_bytes(blocks.file, blocks.before, stop, self.text.tokenizer)
 
-    def _find_blocks(self) -> None:
-        own = self.text.token_file(self.split)
-        files = {other.corpus: self.text.other_corpus(other.corpus, other.text_field) for other in self.others}
-        files = {self.text.corpus: own} | files
-        self.corpora = {name: self._blocks(name, file, "data.block_size") for name, file in files.items()}
-        self.windows = [self._blocks(self.text.corpus, own, "contexts", context) for context in self.contexts]
-
-    def _blocks(self, corpus: str, file: TokenFile, option: str, context: int | None = None) -> Blocks:
-        """Blocks of the training's size, or the ends of windows; raises UsageError if the tokens do not fill one."""
-        blocks = Blocks(
-            file,
-            block_size=self.contexts[-1] if context else self.text.block_size,
-            bos_token=self.text.end if self.text.bos else None,
-            context=context,
-            max_tokens=self.max_tokens,
-        )
-        if not len(blocks):
-            raise UsageError(
-                f"corpus={corpus!r} has {blocks.tokens} tokens to test on, too few for {option}={blocks.block_size}: "
-                f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
-            )
-        return blocks
-
     def _loader(self, blocks: Blocks) -> SizedLoader:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
@@ -148,11 +135,7 @@ class Evaluation(LightningDataModule):
 
 
 class Scores(Callback):
-    """Sums the losses of each part over a test, on all processes together.
-
-    Args:
-        evaluation: The parts.
-    """
+    """Sums the losses of each part of an evaluation over a test, on all processes together."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation

@@ -69,7 +69,10 @@ def write(tables: "Mapping[str, pd.DataFrame]", folder: Path) -> None:
 def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
     """The tables that fit a screen, to read."""
     contexts = tables["contexts"].drop(columns="tokens").rename(columns={"loss": f"loss of the last {LAST}"})
-    positions = [(_range(*ends), loss, math.exp(loss)) for *ends, _, loss in _rows(tables["positions"])]
+    positions = [
+        (f"{first} to {last}" if first < last else str(first), loss, math.exp(loss))
+        for first, last, _, loss in _rows(tables["positions"])
+    ]
     parts = tables["corpora"], contexts, table(positions, ("position", "loss", "perplexity"))
     return "\n\n".join([NOTE, *(aligned(part) for part in parts if len(part))])
 
@@ -111,7 +114,3 @@ def _positions(sums: LossSums) -> list[Row]:
 
 def _rows(table: "pd.DataFrame") -> Iterable[Row]:
     return table.itertuples(index=False, name=None)
-
-
-def _range(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first} to {last}"
