@@ -152,11 +152,9 @@ def _packaged(name: str) -> Corpus:
 
 
 def _local(name: str, path: Path, text_field: str) -> Corpus:
-    files = [path]
-    if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.suffix in READERS and file.is_file())
-        files = sorted(inside, key=lambda file: file.relative_to(path).as_posix())
-    if not files or files[0].suffix not in READERS:
+    found = path.rglob("*") if path.is_dir() else [path]
+    files = sorted((file for file in found if file.suffix in READERS and file.is_file()), key=Path.as_posix)
+    if not files:
         raise MissingFileError(f"corpus={name!r} has nothing to read: give {', '.join(READERS)} files.")
     return Corpus(
         name, _digest([text_field, *map(_content, files)]), _split_all(partial(read_files, files, text_field))

@@ -15,9 +15,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from lit_modules.data.batches import Blocks, Loader, SizedLoader, rank_batches, shuffled_indices
 from lit_modules.data.cache import default_cache
 from lit_modules.data.corpora import Corpus, corpus_name, load_corpus
-from lit_modules.data.prepared import prepared_tokenizer, prepared_tokens
+from lit_modules.data.prepared import prepared_bpe, prepared_tokens
 from lit_modules.data.token_file import TokenFile
-from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
 
@@ -78,7 +78,7 @@ class Text(LightningDataModule):
         at_least(0, seed=seed, num_workers=num_workers)
         if isinstance(tokenizer, tokenizers.Tokenizer):
             tokenizer = Tokenizer.from_json(tokenizer.to_str())  # a copy, since ours changes settings
-        self._source = list(corpus) if isinstance(corpus, list) else os.fspath(corpus)
+        self._source = os.fspath(corpus) if isinstance(corpus, str | os.PathLike) else list(corpus)
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)
         self._files: dict[str, TokenFile] = {}
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
@@ -101,8 +101,9 @@ class Text(LightningDataModule):
         """The tokenizer, trained or read when first asked for."""
         if isinstance(self._tokenizer, Tokenizer):
             return self._tokenizer
-        size = self.hparams["vocab_size"]
-        return prepared_tokenizer(self._tokenizer, lambda: self._documents, vocab_size=size, cache_dir=self.cache_dir)
+        if self._tokenizer == "bpe":
+            return prepared_bpe(self._documents, self.hparams["vocab_size"], self.cache_dir)
+        return read_tokenizer(self._tokenizer, cache_dir=self.cache_dir)
 
     @property
     def vocab_size(self) -> int:
@@ -183,12 +184,8 @@ class Text(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds under "Text": the tokenizer, the training order and the position in it."""
-        return {
-            "tokenizer": self.tokenizer.to_json(),
-            "samples_seen": self.samples_seen,
-            "batches": batches_done(self.trainer),
-            **self._order(),
-        }
+        position = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
+        return {"tokenizer": self.tokenizer.to_json(), **position, **self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the checkpoint stopped; says so if the order has changed and therefore starts anew.

@@ -1,37 +1,25 @@
-"""The tokenizer and the tokens of a corpus, each made when first asked for and kept in a cache."""
+"""The BPE and the tokens of a corpus, each made when first asked for and kept in a cache."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from lit_modules.data.cache import built_once, replace_text
 from lit_modules.data.corpora import Corpus
 from lit_modules.data.token_file import TokenFile, token_file
-from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, read_tokenizer, train_bpe
+from lit_modules.data.tokenizer import Tokenizer, train_bpe
 
 LAYOUT = "2"  # part of every name in the cache: to be raised when cleaning, splitting or the files change
 
 
-def prepared_tokenizer(name: str, corpus: Callable[[], Corpus], *, vocab_size: int, cache_dir: Path) -> Tokenizer:
-    """The tokenizer of that name: `bpe`, trained on the training split alone, `bytes`, or what `read_tokenizer` takes.
-
-    Args:
-        name: One of these.
-        corpus: Gives the text that a BPE is trained on; it is asked for that only.
-        vocab_size: How many ids the BPE is to have.
-        cache_dir: The folder of the cache.
-    """
-    if name == "bytes":
-        return bytes_tokenizer()
-    if name != "bpe":
-        return read_tokenizer(name, cache_dir=cache_dir)
+def prepared_bpe(corpus: Corpus, vocab_size: int, cache_dir: Path) -> Tokenizer:
+    """A BPE of `vocab_size` ids, trained on the training split alone."""
 
     def train(path: Path) -> Tokenizer:
-        tokenizer = train_bpe(corpus().documents("train"), vocab_size)
+        tokenizer = train_bpe(corpus.documents("train"), vocab_size)
         replace_text(path, tokenizer.to_json())
         return tokenizer
 
-    return built_once(_cached(cache_dir / "tokenizers", ".json", corpus().key, str(vocab_size)), _saved, train)
+    return built_once(_cached(cache_dir / "tokenizers", ".json", corpus.key, str(vocab_size)), _saved, train)
 
 
 def prepared_tokens(corpus: Corpus, split: str, tokenizer: Tokenizer, cache_dir: Path) -> TokenFile:

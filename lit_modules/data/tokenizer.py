@@ -33,10 +33,6 @@ class Tokenizer:
     Args:
         inner: A tokenizer of the `tokenizers` library; it is taken over and set to encode plain text, nothing added.
 
-    Attributes:
-        vocab_size: The number of ids, the largest id plus one.
-        end: The id that ends a document.
-
     Raises:
         ValueError: If the tokenizer has no end-of-text token.
     """
@@ -49,7 +45,8 @@ class Tokenizer:
         ends = [vocabulary[name] for name in ENDS if name in vocabulary]
         if not ends:
             raise UsageError(f"the tokenizer has no end-of-text token: add one of {', '.join(ENDS)}.")
-        self.vocab_size, self.end, self._inner = max(vocabulary.values()) + 1, ends[0], inner
+        self.vocab_size = max(vocabulary.values()) + 1  # ids are below it
+        self.end, self._inner = ends[0], inner  # `end` is the id that ends a document
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without `end`."""
@@ -145,16 +142,19 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
-    """A tokenizer made before.
+    """A tokenizer that needs no training.
 
     Args:
-        name: The path of a tokenizer.json or of one of our checkpoints (.ckpt), or a model on the Hub, `owner/name`.
+        name: `bytes`, the path of a tokenizer.json or of one of our checkpoints (.ckpt), or a model on the Hub,
+            `owner/name`.
         cache_dir: The folder that keeps what is downloaded.
 
     Raises:
         FileNotFoundError: If there is no such file, or the Hub cannot be reached or has no such tokenizer.
         ValueError: If the file holds no tokenizer.
     """
+    if name == "bytes":
+        return bytes_tokenizer()
     path = Path(name).expanduser()
     if path.is_file():
         text = _in_checkpoint(path) if path.suffix == ".ckpt" else path.read_text(encoding="utf-8")

@@ -56,14 +56,7 @@ class Evaluation(LightningDataModule):
     """The parts of a test: each corpus in blocks of the training's size, the model's own first, then each context.
 
     Contexts are of the same split of the model's own corpus, cut into windows of the longest of them: a shorter one is
-    the end of each window, so that all contexts have the same last tokens.
-
-    Args:
-        text: The data that the model was trained on.
-        split: The split of them that is scored.
-        others: Other corpora.
-        contexts: Numbers of tokens that the model reads, those that contexts are compared on included.
-        max_tokens: Most tokens of each corpus to score, from its beginning.
+    the end of each window, so that all contexts have the same last tokens. The options are those of `Trainer.test`.
 
     Raises:
         ValueError: If a number is out of range, or a corpus is named twice.
@@ -103,13 +96,10 @@ class Evaluation(LightningDataModule):
         files = {text.corpus: own}
         files |= {other.corpus: text.other_corpus(other.corpus, other.text_field) for other in self.others}
         blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens)
-        self.corpora = {
-            name: blocks(file, f"corpus={name!r}", block_size=text.block_size) for name, file in files.items()
-        }
-        self.windows = [
-            blocks(own, f"corpus={text.corpus!r}", block_size=self.contexts[-1], context=context)
-            for context in self.contexts
-        ]
+        size, whose = text.block_size, "corpus={!r}".format
+        self.corpora = {name: blocks(file, whose(name), block_size=size) for name, file in files.items()}
+        longest = partial(blocks, own, whose(text.corpus), block_size=max(self.contexts, default=0))
+        self.windows = [longest(context=context) for context in self.contexts]
 
     def setup(self, stage: str) -> None:
         """Finds the tokens."""
