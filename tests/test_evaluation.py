@@ -1,60 +1,36 @@
 """The command `test`: every number of its tables, computed again the plain way."""
 
-import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
-import tokenizers
 import torch
-from pytorch_lightning import LightningModule
-from small_runs import lines, model, text, trainer, write_text
-from test_cli import says
+from small_evaluation import OTHER, column, read, run_of, trained_folder
+from small_runs import model, text, trainer, write_text
 
 from lit_modules.data.datamodule import Text
-from lit_modules.data.token_file import count_bytes, token_file
-from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import LAST, EvalCorpus
-from lit_modules.main import main
 from lit_modules.training.language_model import LitLanguageModel
 
 PROJECT = Path(__file__).parents[1]
 CONTEXTS = [128, 300, 200]
-OTHER = "".join(f"Zeile {index}: größer als {index // 2} €\n" for index in range(20))
-Rows = list[dict[str, str]]
-
-
-def read(folder: Path, name: str) -> Rows:
-    return lines(folder / f"{name}.csv")
-
-
-def column(rows: Rows, name: str) -> list[float]:
-    return [float(row[name]) for row in rows]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text, another text and a trained run."""
-    folder = tmp_path_factory.mktemp("tested")
-    (folder / "other.txt").write_text(OTHER, encoding="utf-8")
-    write_text(folder / "corpus.txt", words=2500)
-    data = text(folder)
-    trainer(folder, max_steps=4).fit(model(data), datamodule=data)
-    return folder
+    return trained_folder(tmp_path_factory.mktemp("tested"))
 
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Path:
-    return folder / "runs" / "retention-attention" / "version_0"
+    return run_of(folder)
 
 
 @pytest.fixture(scope="module")
@@ -235,150 +211,3 @@ def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path)
                 assert [row[heading] for row in two] == [row[heading] for row in one]
             else:
                 assert column(two, heading) == pytest.approx(column(one, heading), rel=1e-6)
-
-
-def test_a_test_that_is_cut_off_leaves_no_finished_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {name: tables.table([(1,) * len(columns)], columns) for name, columns in tables.COLUMNS.items()}
-    tables.write(made, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv" for name in tables.COLUMNS}
-    replace = tables.replace_text
-
-    def fail(path: Path, content: str) -> None:
-        if path.name == "pieces.csv":
-            raise OSError("no room")
-        replace(path, content)
-
-    monkeypatch.setattr(tables, "replace_text", fail)
-    with pytest.raises(OSError, match="no room"):
-        tables.write(made, tmp_path)
-    assert (tmp_path / "positions.csv").exists()
-    assert not (tmp_path / "corpora.csv").exists()
-
-
-@pytest.mark.parametrize("made", [bytes_tokenizer, lambda: train_bpe([OTHER], 400)], ids=["bytes", "bpe"])
-def test_the_bytes_of_some_tokens_are_counted_exactly(made: Callable[[], Tokenizer], tmp_path: Path) -> None:
-    tokenizer = made()
-    documents = [OTHER, "€ " * 9, "<|endoftext|> is text here\n"]
-    file = token_file(tmp_path / "x.bin", lambda: documents, tokenizer)
-    ids = file.open().tolist()
-    of_each = [count_bytes(file, place, place + 1, tokenizer) for place in range(len(ids))]
-    assert sum(of_each) == count_bytes(file, 0, len(ids), tokenizer) == sum(len(text.encode()) for text in documents)
-    for place in range(len(ids)):
-        read_back = tokenizer.decode([token for token in ids[:place] if token != tokenizer.end])
-        if "\N{REPLACEMENT CHARACTER}" not in read_back:
-            assert sum(of_each[:place]) == len(read_back.encode())
-
-
-def test_other_tokenizers_have_the_bytes_of_an_average_token(tmp_path: Path) -> None:
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "größer": 1, "[UNK]": 2}, unk_token="[UNK]"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    file = token_file(tmp_path / "x.bin", lambda: ["größer als größer"], Tokenizer(inner))
-    assert (file.tokens, file.bytes) == (4, 21)
-    assert count_bytes(file, 1, 3, Tokenizer(inner)) == round(21 * 2 / 4)
-
-
-def test_the_command_tests_with_a_config_and_prints_what_it_found(
-    folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    Path("rows.jsonl").write_text('{"input": "the people are free to say what"}\n' * 9, encoding="utf-8")
-    Path("test.yaml").write_text(
-        "corpora: [other.txt, {corpus: rows.jsonl, text_field: input}]\ncontexts: [130]\nmax_tokens: 200\n"
-    )
-    words = ["test", "--config=test.yaml", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache"]
-    main([*words, "--trainer.precision=32-true"])
-    shown = capsys.readouterr().out
-    assert "rows.jsonl" in shown
-    assert "context  loss of the last 128" in shown
-    assert "Lower is better. Loss is in nats per token." in shown
-    assert "65 to 128" in shown
-    assert f"tables: {(run / 'test').relative_to(folder)}" in shown
-    assert [row["tokens"] for row in read(run / "test", "corpora")] == ["192", "192", "192"]
-
-
-def test_tables_without_windows_are_written_with_their_headers(tmp_path: Path) -> None:
-    made = {name: tables.table([], columns) for name, columns in tables.COLUMNS.items()}
-    tables.write(made, tmp_path)
-    for name, columns in tables.COLUMNS.items():
-        assert (tmp_path / f"{name}.csv").read_text() == ",".join(columns) + "\n"
-    assert tables.as_text(made) == tables.NOTE
-
-
-def test_the_config_of_the_papers_sets_names_what_can_be_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def load_dataset(name: str, config: str | None, *, cache_dir: str) -> dict[str, datasets.Dataset]:
-        assert (name, config) == ("emozilla/pg19-test", None)
-        return {"test": datasets.Dataset.from_dict({"text": [OTHER] * 3})}
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.chdir(folder)
-    for name in ("qmsum", "gov_report", "summ_screen_fd"):
-        Path("scrolls", name).mkdir(parents=True)
-        Path("scrolls", name, "test.jsonl").write_text(json.dumps({"input": OTHER, "output": None}), encoding="utf-8")
-    config = PROJECT / "configs" / "paper" / "out_of_domain.yaml"
-    words = ["test", f"--config={config}", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache"]
-    main([*words, "--contexts=[128]"])
-    assert "emozilla/pg19-test" in capsys.readouterr().out
-
-
-def test_it_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["test", "--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "Other corpora, each a name" in shown
-    assert "--contexts" in shown
-    assert "Most tokens of each corpus to score" in shown
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        (["--corpora=[nowhere.txt]"], ["corpus='nowhere.txt' is not there"]),
-        (["--corpora=[playz]"], ["corpus='playz' is not known", "'plays'"]),
-        (["--corpora=[{corpus: rows.jsonl}]"], ["no field text_field='text'", "input"]),
-        (["--corpora=[{corpuss: rows.jsonl}]"], ["corpora=[{corpuss: rows.jsonl}]", "text_field"]),
-        (["--corpora=[other.txt,other.txt]"], ["'other.txt' again", "there already"]),
-        (["--contexts=[512,5000]"], ["contexts=5000", "write a smaller number"]),
-        (["--contexts=[128,127]"], ["contexts=[128, 127]", "128 or more"]),
-        (["--contexts=[a]"], ["contexts"]),
-        (["--contexts=512"], ["contexts"]),
-        (["--max_tokens=0"], ["max_tokens=0"]),
-        (["--max_tokens=15"], ["data.block_size=16", "a larger max_tokens"]),
-        (["--max_tokens=many"], ["--max_tokens", "many"]),
-        (["--trainer.limit_test_batches=2"], ["limit_test_batches=2", "max_tokens"]),
-        (["--ckpt_path=missing.ckpt"], ["missing.ckpt"]),
-        (["--context=[128]"], ["did you mean --contexts?"]),
-    ],
-    ids=lambda value: " ".join(value) if value[0].startswith("--") else "",
-)
-def test_a_mistake_gets_one_sentence(
-    said: list[str],
-    expected: list[str],
-    folder: Path,
-    run: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(folder)
-    Path("rows.jsonl").write_text('{"input": "the people"}\n' * 9, encoding="utf-8")
-    words = ["test", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache", "--contexts=[128]"]
-    sentence = says([*words, *said], capsys)
-    assert all(part in sentence for part in expected), sentence
-    assert len(sentence) < 400
-
-
-def test_it_needs_a_trained_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--ckpt_path" in says(["test"], capsys)
-
-
-def test_a_module_with_loaders_of_its_own_is_tested_as_lightning_does(tmp_path: Path) -> None:
-    class Own(LightningModule):
-        def test_step(self, batch: torch.Tensor) -> None:
-            self.log("own", batch.mean())
-
-    loaders = torch.utils.data.DataLoader(torch.ones(4, 1), num_workers=0)
-    quiet = trainer(tmp_path, logger=False, limit_test_batches=2)
-    assert quiet.test(Own(), loaders, verbose=False) == [{"own": 1.0}]
-    with pytest.raises(ValueError, match=r"corpora=\['plays'\].*datamodule"):
-        quiet.test(Own(), loaders, corpora=["plays"])

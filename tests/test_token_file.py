@@ -7,7 +7,7 @@ import pytest
 
 from lit_modules.data import token_file as module
 from lit_modules.data import tokenizer
-from lit_modules.data.prepared import PreparedText
+from lit_modules.data.datamodule import Text
 from lit_modules.data.token_file import TokenFile, token_file
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer
 
@@ -89,8 +89,8 @@ def test_a_long_document_is_encoded_in_pieces_and_still_one(tmp_path: Path, monk
 
 def build_together(corpus: str, cache: str, start: Barrier) -> None:
     start.wait()
-    prepared = PreparedText(corpus, vocab_size=300, cache_dir=cache)
-    assert prepared.tokens("train").open().size == prepared.tokens("train").tokens
+    prepared = Text(corpus, vocab_size=300, cache_dir=cache)
+    assert prepared.token_file("train").open().size == prepared.token_file("train").tokens
 
 
 def test_two_processes_that_start_together_build_one_cache(tmp_path: Path) -> None:
@@ -107,5 +107,5 @@ def test_two_processes_that_start_together_build_one_cache(tmp_path: Path) -> No
     assert len(list(cache.glob("tokens/*.bin"))) == len(list(cache.glob("tokenizers/*.json"))) == 1
     assert not list(cache.rglob("*.partial"))
     tokens = np.fromfile(next(cache.glob("tokens/*.bin")), np.uint16)
-    prepared = PreparedText(str(corpus), vocab_size=300, cache_dir=str(cache))
+    prepared = Text(str(corpus), vocab_size=300, cache_dir=str(cache))
     assert prepared.tokenizer.decode(tokens[:-1].tolist()) == "the cat sat on the mat\n" * 4000

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_modules.data.token_file import TokenFile
+from mixers.checks import UsageError
 
 
 class Blocks(Dataset[Tensor]):
@@ -18,77 +19,63 @@ class Blocks(Dataset[Tensor]):
 
     Args:
         file: The tokens.
-        block_size: Tokens to predict in a block, B.
-        bos_token: The id to put before each block; without it a block starts with the last token of the one before.
+        whose: What errors call them.
+        block_size: Tokens of a block, of which none is in two.
+        bos_token: The id to put before what is predicted; without it that is the token before.
+        context: Tokens to predict at the end of each block, B; None predicts all. Blocks of one size therefore have
+            the same last tokens for any context.
+        max_tokens: Use only so many tokens of the file.
+
+    Raises:
+        ValueError: If the tokens do not fill a block.
     """
 
-    def __init__(self, file: TokenFile, *, block_size: int, bos_token: int | None = None) -> None:
-        self.file = file
-        self.block_size = block_size
-        self.bos_token = bos_token
-
-    @property
-    def length(self) -> int:
-        """How many tokens of a block are predicted."""
-        return self.block_size
+    def __init__(
+        self,
+        file: TokenFile,
+        whose: str,
+        *,
+        block_size: int,
+        bos_token: int | None = None,
+        context: int | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        self.file, self.block_size, self.bos_token = file, block_size, bos_token
+        self.length = context or block_size
+        self.before = int(bos_token is None)  # the first token of the file is only read
+        self.tokens = min(file.tokens - self.before, max_tokens or file.tokens)
+        if self.tokens < block_size:
+            option = "data.block_size" if context is None else "contexts"
+            raise UsageError(
+                f"{whose} has {self.tokens} tokens, too few for {option}={block_size}: "
+                f"write a smaller number there{', a larger max_tokens' if max_tokens else ''} or give more text."
+            )
 
     def __len__(self) -> int:
-        return (self.file.tokens - (self.bos_token is None)) // self.block_size
+        return self.tokens // self.block_size
 
     def __getitem__(self, index: int) -> Tensor:
         """Block `index`: (B + 1,), int64."""
-        start = index * self.block_size
-        tokens = self._tokens[start : start + self.block_size + (self.bos_token is None)].astype(np.int64)
+        stop = (index + 1) * self.block_size + self.before
+        tokens = self._ids[stop - self.length - self.before : stop].astype(np.int64)
         return torch.from_numpy(tokens if self.bos_token is None else np.insert(tokens, 0, self.bos_token))
 
     @cached_property
-    def _tokens(self) -> np.ndarray:
+    def _ids(self) -> np.ndarray:
         return self.file.open()
 
     def __getstate__(self) -> dict[str, object]:  # a pickled memory map is a copy of the file: workers open their own
-        return {name: value for name, value in self.__dict__.items() if name != "_tokens"}
-
-
-class Windows(Blocks):
-    """The ends of blocks: all contexts of the same windows end with the same tokens.
-
-    Args:
-        file: The tokens.
-        window: Tokens of a window, of which none is in two.
-        context: Tokens at its end that are read and predicted.
-        bos_token: The id to put before each end; without it an end starts with the token before it.
-    """
-
-    def __init__(self, file: TokenFile, window: int, *, context: int, bos_token: int | None = None) -> None:
-        super().__init__(file, block_size=window, bos_token=bos_token)
-        self.context = context
-
-    @property
-    def length(self) -> int:
-        return self.context
-
-    def __getitem__(self, index: int) -> Tensor:
-        """The end of window `index`: (context + 1,), int64."""
-        window = super().__getitem__(index)
-        before = window[-self.context - 1 : -self.context] if self.bos_token is None else window[:1]
-        return torch.cat([before, window[-self.context :]])
+        return {name: value for name, value in self.__dict__.items() if name != "_ids"}
 
 
 class Loader(Iterable[Tensor]):
-    """Batches of blocks, (batch, B + 1), int64.
+    """Batches of blocks, (batch, B + 1), int64; `batches` gives the indices of each, anew for each iteration.
 
     It is not a DataLoader but makes one, since Lightning would replace the sampler of a DataLoader by its own.
-
-    Args:
-        blocks: What to load.
-        batches: Gives the block indices of each batch, anew for each iteration.
-        num_workers: Processes that load; they do not change the order.
     """
 
     def __init__(self, blocks: Blocks, batches: Callable[[], Iterable[list[int]]], *, num_workers: int = 0) -> None:
-        self.blocks = blocks
-        self.batches = batches
-        self.num_workers = num_workers
+        self.blocks, self.batches, self.num_workers = blocks, batches, num_workers
 
     def __iter__(self) -> Iterator[Tensor]:
         sampler, pin = self.batches(), torch.cuda.is_available()
@@ -96,11 +83,11 @@ class Loader(Iterable[Tensor]):
 
 
 class SizedLoader(Loader):
-    """A `Loader` that comes to an end: of these batches, each the indices of its blocks."""
+    """A `Loader` of all blocks once, shared out by `sequential_batches`."""
 
-    def __init__(self, blocks: Blocks, batches: list[list[int]], *, num_workers: int = 0) -> None:
-        super().__init__(blocks, lambda: batches, num_workers=num_workers)
-        self.indices = batches
+    def __init__(self, blocks: Blocks, *, batch_size: int, rank: int, world_size: int, num_workers: int) -> None:
+        self.indices = sequential_batches(len(blocks), batch_size=batch_size, rank=rank, world_size=world_size)
+        super().__init__(blocks, lambda: self.indices, num_workers=num_workers)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -125,8 +112,8 @@ def rank_batches(samples: Iterator[int], *, batch_size: int, rank: int, world_si
 def sequential_batches(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
     """All blocks once: each process has every world_size-th, in batches of its share of `batch_size`.
 
-    The processes have equally many batches, as long as each has a block, since those that share one sharded model wait
-    for each other in every batch. So a single block too many joins the batch before it.
+    The processes have equally many batches, as long as each has a block, since those that share a sharded model wait
+    for each other. So a single block too many joins the batch before it.
     """
     mine, each = list(range(rank, blocks, world_size)), batch_size // world_size
     batches = [mine[start : start + each] for start in range(0, len(mine), each)]

@@ -15,7 +15,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("LIT_MIXERS_CACHE") or "~/.cache/lit-mixers").expanduser()
 
 
-def built_once(path: Path, *, find: Callable[[Path], T | None], build: Callable[[Path], T]) -> T:
+def built_once(path: Path, find: Callable[[Path], T | None], build: Callable[[Path], T]) -> T:
     """What `find` finds at `path`, else what `build` makes there; one process builds, others wait and find it."""
     if found := find(path):
         return found

@@ -15,25 +15,19 @@ from mixers.checks import MissingFileError, UsageError
 
 Documents = Callable[[], Iterable[str]]
 
-# Of every ten documents one is for validation and one for the test; of fewer documents, the last tenths of the text.
 PERIOD = 10
-HELD_OUT = {9: "validation", 4: "test"}  # places in ten
-TENTHS = {"train": PERIOD - len(HELD_OUT), "test": 1, "validation": 1}  # of a short text, in its order
+HELD_OUT = {4: "test", 9: "validation"}  # places in ten documents
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text in splits.
+    """Text in splits: "train", "validation", "test", and "unseen" for testing what was trained on other text.
 
-    Args:
-        name: What the user called it.
-        key: A digest that changes whenever the documents do.
-        splits: For each of "train", "validation", "test" and "unseen", a function that gives its documents. The
-            last is for testing what was trained on other text: the corpus's own test split, or else all of it.
+    The last is the corpus's own test split, or else all of it.
     """
 
-    name: str
-    key: str
+    name: str  # as the user called it
+    key: str  # a digest that changes whenever the documents do
     splits: dict[str, Documents]
 
     def documents(self, split: str) -> Iterator[str]:
@@ -88,7 +82,7 @@ def corpus_name(corpus: str | list[str]) -> str:
     return corpus if isinstance(corpus, str) else f"{len(corpus)} given documents"
 
 
-def split_documents(documents: Documents, missing: Collection[str] = ("validation", "test")) -> dict[str, Documents]:
+def split_documents(documents: Documents, missing: Collection[str] = ("test", "validation")) -> dict[str, Documents]:
     """Of every ten documents the fifth for the test and the last for validation, the rest for training.
 
     With fewer than ten documents, the last tenth of the text is for validation and the one before it for the test, cut
@@ -98,57 +92,52 @@ def split_documents(documents: Documents, missing: Collection[str] = ("validatio
         documents: Gives all of them.
         missing: The splits wanted beside training, of "validation" and "test".
     """
-    return {
-        split: partial(_documents_of, split, documents, missing) for split in TENTHS if split in ("train", *missing)
-    }
+    return {split: partial(_part, split, documents, missing) for split in ("train", *missing)}
 
 
 def _split_all(documents: Documents) -> dict[str, Documents]:
     return {**split_documents(documents), "unseen": documents}
 
 
-def _documents_of(split: str, documents: Documents, missing: Collection[str]) -> Iterator[str]:
-    return (document for owner, document in _assigned(_with_text(documents()), missing) if owner == split)
-
-
 def _with_text(documents: Iterable[str]) -> Iterator[str]:
     return (document for document in documents if document and not document.isspace())
 
 
-def _assigned(documents: Iterator[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of a split and a document of it."""
-    first = list(islice(documents, PERIOD))
+def _part(split: str, documents: Documents, missing: Collection[str]) -> Iterator[str]:
+    found = _with_text(documents())
+    first = list(islice(found, PERIOD))
     if len(first) < PERIOD:
-        yield from _cut_in_tenths(first, missing)
+        yield from _tenths(first, missing)[split]
         return
-    for index, document in enumerate(chain(first, documents)):
-        split = HELD_OUT.get(index % PERIOD, "train")
-        yield split if split in missing else "train", document
+    for index, document in enumerate(chain(first, found)):
+        owner = HELD_OUT.get(index % PERIOD)
+        if split == (owner if owner in missing else "train"):
+            yield document
 
 
-def _cut_in_tenths(documents: list[str], missing: Collection[str]) -> Iterator[tuple[str, str]]:
-    """`_assigned` for a short text, in its order."""
-    tenths = {split: share for split, share in TENTHS.items() if split in missing}
-    tenths = {"train": PERIOD - sum(tenths.values()), **tenths}
+def _tenths(documents: list[str], missing: Collection[str]) -> dict[str, list[str]]:
+    """The splits of a few documents, in the order of their text."""
     total = sum(map(len, documents))
-    lengths = [(split, total * share // PERIOD) for split, share in tenths.items()]
-    lengths[-1] = (lengths[-1][0], total)  # and what rounding left
-    split, left = lengths.pop(0)
-    for document in documents:
-        while len(document) > left and lengths:
-            cut = document.rfind("\n", 0, left) + 1 or left
-            yield split, document[:cut]
-            document = document[cut:]
-            split, left = lengths.pop(0)
-        yield split, document
-        left -= len(document)
+    train, rest = _cut(documents, total * (PERIOD - len(missing)) // PERIOD)
+    test, validation = _cut(rest, total // PERIOD) if len(missing) == len(HELD_OUT) else (rest, rest)
+    return {"train": train, "test": test, "validation": validation}
+
+
+def _cut(documents: list[str], length: int) -> tuple[list[str], list[str]]:
+    """At most the first `length` characters, up to a line end of the document there if it has one; and the rest."""
+    for index, document in enumerate(documents):
+        if len(document) > length:
+            cut = document.rfind("\n", 0, length) + 1 or length
+            return [*documents[:index], document[:cut]], [document[cut:], *documents[index + 1 :]]
+        length -= len(document)
+    return documents, []
 
 
 def _from_list(documents: list[str]) -> Corpus:
     for index, document in enumerate(documents):
         if not isinstance(document, str):
             raise UsageError(f"corpus[{index}] is a {type(document).__name__}: give documents as strings.")
-    return Corpus(corpus_name(documents), _digest(documents), _split_all(lambda: documents))
+    return Corpus(corpus_name(documents), _digest(documents), _split_all(partial(iter, documents)))
 
 
 def _packaged(name: str) -> Corpus:
@@ -163,17 +152,18 @@ def _packaged(name: str) -> Corpus:
 
 
 def _local(name: str, path: Path, text_field: str) -> Corpus:
-    files = [path]
-    if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.suffix in READERS and file.is_file())
-        files = sorted(inside, key=lambda file: file.relative_to(path).as_posix())
-    if not files or files[0].suffix not in READERS:
+    found = path.rglob("*") if path.is_dir() else [path]
+    files = sorted((file for file in found if file.suffix in READERS and file.is_file()), key=Path.as_posix)
+    if not files:
         raise MissingFileError(f"corpus={name!r} has nothing to read: give {', '.join(READERS)} files.")
-    contents = []
-    for file in files:
-        with file.open("rb") as opened:
-            contents.append(file.suffix + hashlib.file_digest(opened, "sha256").hexdigest())
-    return Corpus(name, _digest([text_field, *contents]), _split_all(partial(read_files, files, text_field)))
+    return Corpus(
+        name, _digest([text_field, *map(_content, files)]), _split_all(partial(read_files, files, text_field))
+    )
+
+
+def _content(file: Path) -> str:
+    with file.open("rb") as opened:
+        return file.suffix + hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
@@ -188,19 +178,18 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
             f"'owner/name' or 'owner/name:config', a path, or one of {', '.join(PACKAGED)}."
         ) from error
     own: dict[str, Documents] = {}
-    for split in sorted(found.keys() & TENTHS.keys()):
+    for split in sorted(found.keys() & {"train", *HELD_OUT.values()}):
         check_field(found[split].column_names, text_field, f"corpus={name!r}")
         own[split] = partial(read_rows, found[split], text_field, f"corpus={name!r}")
     if not own:
         raise UsageError(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
-    splits = split_documents(own["train"], TENTHS.keys() - own.keys()) if "train" in own else {}
-    splits |= {split: documents for split, documents in own.items() if split != "train"}
+    splits = dict(own)
+    if "train" in own:
+        splits |= split_documents(own["train"], [split for split in HELD_OUT.values() if split not in own])
     splits["unseen"] = own.get("test") or (lambda: chain.from_iterable(part() for part in own.values()))
     # The folders that the library prepares rows in are named after the data set's revision on the Hub.
-    prepared = [
-        "/".join(Path(file["filename"]).parts[-4:]) for split in sorted(own) for file in found[split].cache_files
-    ]
-    return Corpus(name, _digest([name, text_field, *prepared]), splits)
+    files = (Path(file["filename"]) for split in own for file in found[split].cache_files)
+    return Corpus(name, _digest([name, text_field, *("/".join(file.parts[-4:]) for file in files)]), splits)
 
 
 def _digest(texts: Iterable[str]) -> str:

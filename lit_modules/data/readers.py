@@ -39,39 +39,34 @@ def _read_txt(file: Path, text_field: str) -> Iterator[str]:
 def _read_jsonl(file: Path, text_field: str) -> Iterator[str]:
     with file.open(encoding="utf-8-sig") as opened:
         for number, line in enumerate(opened, start=1):
-            if not line.isspace():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UsageError(f"line {number} of {str(file)!r} is not JSON: {error}.") from error
-                where = f"line {number} of {str(file)!r}"
-                check_field(row if isinstance(row, dict) else {}, text_field, where)
-                yield _as_text(row[text_field], text_field, where)
+            if line.isspace():
+                continue
+            where = f"line {number} of {str(file)!r}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UsageError(f"{where} is not JSON: {error}.") from error
+            check_field(row if isinstance(row, dict) else {}, text_field, where)
+            yield from _texts([row[text_field]], text_field, where)
 
 
 def _read_parquet(file: Path, text_field: str) -> Iterator[str]:
-    # slow to import, and only parquet needs it
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile  # slow to import, and only parquet needs it
 
     with ParquetFile(file) as table:
         check_field(table.schema_arrow.names, text_field, repr(str(file)))
         for batch in table.iter_batches(columns=[text_field]):
-            for value in batch.column(0).to_pylist():
-                yield _as_text(value, text_field, repr(str(file)))
+            yield from _texts(batch.column(0).to_pylist(), text_field, repr(str(file)))
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
-    ".txt": _read_txt,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+Reader = Callable[[Path, str], Iterator[str]]
+READERS: dict[str, Reader] = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def read_rows(rows: Any, text_field: str, where: str) -> Iterator[str]:
     """The documents of a data set, which errors call `where`."""
     for batch in rows.select_columns([text_field]).iter(ROWS):
-        for value in batch[text_field]:
-            yield _as_text(value, text_field, where)
+        yield from _texts(batch[text_field], text_field, where)
 
 
 def check_field(fields: Iterable[str], text_field: str, where: str) -> None:
@@ -81,9 +76,9 @@ def check_field(fields: Iterable[str], text_field: str, where: str) -> None:
         raise UsageError(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
 
 
-def _as_text(value: object, text_field: str, where: str) -> str:
-    if value is not None and not isinstance(value, str):
-        raise UsageError(
-            f"{where} has {type(value).__name__} values in text_field={text_field!r}: name a field that holds text."
-        )
-    return value or ""
+def _texts(values: Iterable[Any], text_field: str, where: str) -> Iterator[str]:
+    for value in values:
+        if value is not None and not isinstance(value, str):
+            kind = type(value).__name__
+            raise UsageError(f"{where} has {kind} values in text_field={text_field!r}: name a field that holds text.")
+        yield value or ""

@@ -20,23 +20,14 @@ BAR_DELAY = 2  # seconds: a progress bar appears only if tokenising takes longer
 
 @dataclass(frozen=True)
 class TokenFile:
-    """The token ids of a split, each document followed by the tokenizer's `end`.
-
-    Args:
-        path: The file of ids.
-        dtype: What an id is stored as, "uint16" or "uint32".
-        tokens: The number of ids, ends included.
-        bytes: The number of UTF-8 bytes of the documents.
-        documents: The number of documents.
-        content: A digest of the ids: equal digests mean equal files.
-    """
+    """The token ids of a split, each document followed by the tokenizer's `end`."""
 
     path: Path
-    dtype: str
-    tokens: int
-    bytes: int
+    dtype: str  # what an id is stored as, "uint16" or "uint32"
+    tokens: int  # ends included
+    bytes: int  # of the documents in UTF-8
     documents: int
-    content: str
+    content: str  # a digest of the ids: equal digests mean equal files
 
     def open(self) -> np.ndarray:
         """The ids, memory-mapped: (tokens,)."""
@@ -44,12 +35,11 @@ class TokenFile:
 
 
 def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer) -> TokenFile:
-    """The token file at `path`, which is written first if it is not there or not whole.
+    """The token file at `path`, which is written from `documents` first if it is not there or not whole.
 
     Several processes may ask for the same file at once: one writes, the others wait.
-    `documents` is only asked for if the file has to be written.
     """
-    return built_once(path, find=_find, build=lambda path: _write(path, documents(), tokenizer))
+    return built_once(path, _find, lambda path: _write(path, documents(), tokenizer))
 
 
 def count_bytes(file: TokenFile, start: int, stop: int, tokenizer: Tokenizer) -> int:
@@ -83,8 +73,9 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenF
     partial, digest = path.with_suffix(".partial"), hashlib.sha256()
     tokens = size = count = 0
     with partial.open("wb") as file, tqdm(desc="tokenising", unit="B", unit_scale=True, delay=BAR_DELAY) as bar:
-        for texts, last in _batches(documents):
-            for text, is_last, ids in zip(texts, last, tokenizer.encode_batch(texts), strict=True):
+        for batch in _batches(documents):
+            encoded = tokenizer.encode_batch([text for text, _ in batch])
+            for (text, is_last), ids in zip(batch, encoded, strict=True):
                 stored = np.array([*ids, tokenizer.end] if is_last else ids, dtype).tobytes()
                 file.write(stored)
                 digest.update(stored)
@@ -99,19 +90,18 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenF
     return written
 
 
-def _batches(documents: Iterable[str]) -> Iterator[tuple[list[str], list[bool]]]:
+def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
     """Pieces of documents in batches, and for each piece whether it is the last of its document."""
-    texts: list[str] = []
-    last: list[bool] = []
+    batch: list[tuple[str, bool]] = []
     size = 0
     for document in documents:
-        parts = list(pieces(document))
-        for number, part in enumerate(parts, start=1):
-            texts.append(part)
-            last.append(number == len(parts))
-            size += len(part)
+        left = len(document)
+        for piece in pieces(document):
+            left -= len(piece)
+            batch.append((piece, left == 0))
+            size += len(piece)
             if size >= BATCH:
-                yield texts, last
-                texts, last, size = [], [], 0
-    if texts:
-        yield texts, last
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+import torch
 from jsonargparse.typing import register_type
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import DecodeStream
@@ -19,7 +20,7 @@ from tokenizers.trainers import BpeTrainer
 from mixers.checks import MissingFileError, UsageError
 
 END = "<|endoftext|>"
-OTHER_ENDS = ("<|end_of_text|>", "</s>", "<eos>")  # what foreign tokenizers may call it, tried in this order
+ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")  # what tokenizers may call it, tried in this order
 BYTES = 256
 PIECE = 2**18  # characters: the library takes some eighty bytes of memory for each that it is given at once
 
@@ -32,10 +33,6 @@ class Tokenizer:
     Args:
         inner: A tokenizer of the `tokenizers` library; it is taken over and set to encode plain text, nothing added.
 
-    Attributes:
-        vocab_size: The number of ids, the largest id plus one.
-        end: The id that ends a document.
-
     Raises:
         ValueError: If the tokenizer has no end-of-text token.
     """
@@ -45,12 +42,11 @@ class Tokenizer:
         inner.no_padding()
         inner.encode_special_tokens = True
         vocabulary = inner.get_vocab(with_added_tokens=True)
-        ends = [vocabulary[name] for name in (END, *OTHER_ENDS) if name in vocabulary]
+        ends = [vocabulary[name] for name in ENDS if name in vocabulary]
         if not ends:
-            raise UsageError(f"the tokenizer has no end-of-text token: add one of {', '.join((END, *OTHER_ENDS))}.")
-        self.vocab_size = max(vocabulary.values()) + 1
-        self.end = ends[0]
-        self._inner = inner
+            raise UsageError(f"the tokenizer has no end-of-text token: add one of {', '.join(ENDS)}.")
+        self.vocab_size = max(vocabulary.values()) + 1  # ids are below it
+        self.end, self._inner = ends[0], inner  # `end` is the id that ends a document
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without `end`."""
@@ -99,9 +95,6 @@ class Tokenizer:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Tokenizer) and self.to_json() == other.to_json()
 
-    def __hash__(self) -> int:
-        return hash(self.to_json())
-
     def __reduce__(self) -> tuple[Any, ...]:  # the library's own pickling forgets `encode_special_tokens`
         return type(self).from_json, (self.to_json(),)
 
@@ -126,7 +119,7 @@ def bytes_tokenizer() -> Tokenizer:
     symbols = sorted(ByteLevel.alphabet())
     others = iter([symbol for symbol in symbols if ord(symbol) >= BYTES])
     vocabulary = {chr(byte) if chr(byte) in symbols else next(others): byte for byte in range(BYTES)}
-    inner = _byte_level(BPE(vocab=vocabulary, merges=[]), words=False)
+    inner = _byte_level(BPE(vocab=vocabulary, merges=[]), use_regex=False)
     inner.add_special_tokens([END])
     return Tokenizer(inner)
 
@@ -142,25 +135,26 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
             f"vocab_size={vocab_size} is too small for a byte-level BPE: "
             f"write {BYTES + 1} (every byte and the end of text) or more."
         )
-    inner = _byte_level(BPE(), words=True)
-    trainer = BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=ByteLevel.alphabet(), show_progress=False
-    )
+    inner, alphabet = _byte_level(BPE(), use_regex=True), ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
     inner.train_from_iterator((piece for document in documents for piece in pieces(document)), trainer)
     return Tokenizer(inner)
 
 
 def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
-    """A tokenizer made before: a tokenizer.json, one of our checkpoints (.ckpt), or a model's name on the Hub.
+    """A tokenizer that needs no training.
 
     Args:
-        name: The path, or `owner/name` on the Hub.
+        name: `bytes`, the path of a tokenizer.json or of one of our checkpoints (.ckpt), or a model on the Hub,
+            `owner/name`.
         cache_dir: The folder that keeps what is downloaded.
 
     Raises:
         FileNotFoundError: If there is no such file, or the Hub cannot be reached or has no such tokenizer.
         ValueError: If the file holds no tokenizer.
     """
+    if name == "bytes":
+        return bytes_tokenizer()
     path = Path(name).expanduser()
     if path.is_file():
         text = _in_checkpoint(path) if path.suffix == ".ckpt" else path.read_text(encoding="utf-8")
@@ -181,25 +175,21 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
         raise UsageError(f"tokenizer={name!r} cannot be used: {error}") from error
 
 
-def _byte_level(model: BPE, *, words: bool) -> tokenizers.Tokenizer:
+def _byte_level(model: BPE, *, use_regex: bool) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
-    inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=words)
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=use_regex)
     inner.decoder = ByteLevelDecoder()
     return inner
 
 
 def _in_checkpoint(path: Path) -> str:
-    import torch  # slow to import, and only a checkpoint needs it
-
     try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return str(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["Text"]["tokenizer"])
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise UsageError(
             f"tokenizer={str(path)!r} is not a checkpoint that can be read: it is damaged, or holds more than plain "
             "values and tensors."
         ) from error
-    try:
-        return str(checkpoint["Text"]["tokenizer"])
     except (KeyError, TypeError):
         raise UsageError(f"tokenizer={str(path)!r} is a checkpoint without a tokenizer: name another file.") from None
 

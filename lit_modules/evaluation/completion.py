@@ -15,24 +15,16 @@ from mixers.model.generate import check_sampling, generate
 class Sampling:
     """How tokens are sampled, and where a text ends.
 
-    Args:
-        max_tokens: Most tokens to add to a text.
-        temperature: 0 always takes the likeliest token, 1 draws as the model predicts.
-        top_k: Draw from this many of the likeliest tokens only.
-        top_p: Draw from the likeliest tokens that together have this probability only.
-        seed: Seed of the random numbers.
-        stop: Strings that end a text just before them.
-
     Raises:
         ValueError: A value is out of range.
     """
 
-    max_tokens: int = 200
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float | None = None
+    max_tokens: int = 200  # most tokens to add to a text
+    temperature: float = 0.8  # 0 always takes the likeliest token, 1 draws as the model predicts
+    top_k: int | None = None  # draw from this many of the likeliest tokens only
+    top_p: float | None = None  # draw from the likeliest tokens that together have this probability only
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()  # strings that end a text just before them
 
     def __post_init__(self) -> None:
         at_least(0, max_tokens=self.max_tokens)
@@ -42,16 +34,10 @@ class Sampling:
 
 
 class Completion:
-    """Turns tokens into text as they come, holding back what later tokens may change or cut off.
-
-    Args:
-        tokenizer: Decodes the tokens.
-        stop: Strings that end the text just before them.
-    """
+    """Turns tokens into text as they come, holding back what later tokens may change or a stop string cut off."""
 
     def __init__(self, tokenizer: Tokenizer, *, stop: Sequence[str] = ()):
-        self.tokenizer, self.stop = tokenizer, stop
-        self.done = False
+        self.tokenizer, self.stop, self.done = tokenizer, stop, False
         self._decode = tokenizer.decode_stream()
         self._undecoded: list[int] = []  # tokens of a character that lacks bytes
         self._held_back = ""  # text that may turn out to be the beginning of a stop string
@@ -61,15 +47,15 @@ class Completion:
         if self.done or token == self.tokenizer.end:
             return self.finish()
         self._undecoded.append(token)
-        decoded = self._decode(token)
-        if decoded is None:
+        if (decoded := self._decode(token)) is None:
             return ""
         self._undecoded.clear()
         text = self._held_back + decoded
         if stops := [start for stop in self.stop if (start := text.find(stop)) >= 0]:
             self.done = True
             return text[: min(stops)]
-        certain = len(text) - self._stop_begun(text)
+        begun = (n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
+        certain = len(text) - max(begun, default=0)
         self._held_back = text[certain:]
         return text[:certain]
 
@@ -79,10 +65,6 @@ class Completion:
             return ""
         self.done = True
         return self._held_back + self.tokenizer.decode(self._undecoded)
-
-    def _stop_begun(self, text: str) -> int:
-        """How many characters at the end may turn out to be the beginning of a stop string."""
-        return max((n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
 def stream_completion(model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling) -> Iterator[str]:
@@ -102,14 +84,8 @@ def _pieces(
     device = next(model.parameters()).device
     ids = [torch.tensor(tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
     completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
-    tokens = generate(
-        model,
-        ids,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-    )
+    options = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}
+    tokens = generate(model, ids, **options)
     for _ in range(sampling.max_tokens):
         yield [completion.add(token) for completion, token in zip(completions, next(tokens).tolist(), strict=True)]
         if all(completion.done for completion in completions):

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback, LightningDataModule
 from torch import Tensor
 
-from lit_modules.data.batches import Blocks, SizedLoader, Windows, sequential_batches
+from lit_modules.data.batches import Blocks, SizedLoader
 from lit_modules.data.datamodule import HeldOut, Text
-from lit_modules.data.token_file import TokenFile, count_bytes
+from lit_modules.data.token_file import count_bytes
 from mixers.checks import UsageError, at_least
 
 # Sums over a whole validation set lose digits in float32; Apple's GPUs have nothing wider.
@@ -45,33 +45,18 @@ class EvalCorpus:
     text_field: str = "text"
 
 
-class EvalSet(NamedTuple):
-    """Blocks of one text that are scored together."""
-
-    corpus: str
-    file: TokenFile
-    blocks: Blocks
-
-
 class LossSums(NamedTuple):
     """The losses of a part in nats, summed for each block and for each position."""
 
-    blocks: np.ndarray  # (blocks,)
-    positions: np.ndarray  # (tokens of a block,)
+    blocks: Tensor  # (blocks,)
+    positions: Tensor  # (tokens of a block,)
 
 
 class Evaluation(LightningDataModule):
     """The parts of a test: each corpus in blocks of the training's size, the model's own first, then each context.
 
     Contexts are of the same split of the model's own corpus, cut into windows of the longest of them: a shorter one is
-    the end of each window, so that all contexts have the same last tokens.
-
-    Args:
-        text: The data that the model was trained on.
-        split: The split of them that is scored.
-        others: Other corpora.
-        contexts: Numbers of tokens that the model reads, those that contexts are compared on included.
-        max_tokens: Most tokens of each corpus to score, from its beginning.
+    the end of each window, so that all contexts have the same last tokens. The options are those of `Trainer.test`.
 
     Raises:
         ValueError: If a number is out of range, or a corpus is named twice.
@@ -92,11 +77,9 @@ class Evaluation(LightningDataModule):
                 f"contexts={list(contexts)} has one below the {LAST} tokens that contexts are compared on: "
                 f"write {LAST} or more."
             )
-        self.text = text
-        self.split = split
+        self.text, self.split, self.max_tokens = text, split, max_tokens
         self.others = [EvalCorpus(other) if isinstance(other, str) else other for other in others]
         self.contexts = sorted(set(contexts))
-        self.max_tokens = max_tokens
         # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
         if unread := [other.corpus for other in self.others if other.corpus.startswith(("[", "{"))]:
             raise UsageError(f"corpora={unread[0]} is no corpus: write names, or {{corpus: NAME, text_field: FIELD}}.")
@@ -109,80 +92,49 @@ class Evaluation(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Writes the tokens, unless that is done already."""
-        self._parts()
+        text, own = self.text, self.text.token_file(self.split)
+        files = {text.corpus: own}
+        files |= {other.corpus: text.other_corpus(other.corpus, other.text_field) for other in self.others}
+        blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens)
+        size, whose = text.block_size, "corpus={!r}".format
+        self.corpora = {name: blocks(file, whose(name), block_size=size) for name, file in files.items()}
+        longest = partial(blocks, own, whose(text.corpus), block_size=max(self.contexts, default=0))
+        self.windows = [longest(context=context) for context in self.contexts]
 
     def setup(self, stage: str) -> None:
         """Finds the tokens."""
-        self.corpora, self.windows = self._parts()
+        self.prepare_data()
 
     def test_dataloader(self) -> list[SizedLoader]:
         """Batches of each part, of about as many tokens as in training."""
-        self.loaders = [self._loader(part.blocks) for part in (*self.corpora, *self.windows)]
+        self.loaders = [self._loader(blocks) for blocks in (*self.corpora.values(), *self.windows)]
         return self.loaders
 
-    def scored_bytes(self, part: EvalSet) -> int:
+    def scored_bytes(self, corpus: str) -> int:
         """The UTF-8 bytes of the text of the tokens that are scored."""
-        start = int(not self.text.bos)  # the first token is predicted from an end-of-text token or not at all
-        stop = start + len(part.blocks) * part.blocks.block_size
-        return count_bytes(part.file, start, stop, self.text.tokenizer)
-
-    def _parts(self) -> tuple[list[EvalSet], list[EvalSet]]:
-        own, size = self.text.token_file(self.split), self.text.block_size
-        bos_token = self.text.end if self.text.bos else None
-        files = [(self.text.corpus, own)]
-        files += [(other.corpus, self.text.other_corpus(other.corpus, other.text_field)) for other in self.others]
-        corpora, windows = [], []
-        for name, file in files:
-            blocks = Blocks(self._limited(file), block_size=size, bos_token=bos_token)
-            corpora.append(EvalSet(name, file, blocks))
-        for context in self.contexts:
-            ends = Windows(self._limited(own), self.contexts[-1], context=context, bos_token=bos_token)
-            windows.append(EvalSet(self.text.corpus, own, ends))
-        for part in corpora:
-            self._check(part, "data.block_size", size)
-        for part in windows:
-            self._check(part, "contexts", self.contexts[-1])
-        return corpora, windows
-
-    def _limited(self, file: TokenFile) -> TokenFile:
-        if self.max_tokens is None:
-            return file
-        return replace(file, tokens=min(file.tokens, self.max_tokens + (not self.text.bos)))
-
-    def _check(self, part: EvalSet, option: str, size: int) -> None:
-        if not len(part.blocks):
-            raise UsageError(
-                f"corpus={part.corpus!r} has {part.blocks.file.tokens} tokens to test on, too few for {option}={size}: "
-                f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
-            )
+        blocks = self.corpora[corpus]
+        stop = blocks.before + len(blocks) * blocks.block_size
+        return count_bytes(blocks.file, blocks.before, stop, self.text.tokenizer)
 
     def _loader(self, blocks: Blocks) -> SizedLoader:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        tokens = self.text.batch_size * self.text.block_size
-        each = max(1, tokens // blocks.length // world_size)
-        batches = sequential_batches(len(blocks), batch_size=each * world_size, rank=rank, world_size=world_size)
-        return SizedLoader(blocks, batches, num_workers=self.text.num_workers)
+        each = max(1, self.text.batch_size * self.text.block_size // blocks.length // world_size)
+        workers = self.text.hparams["num_workers"]
+        return SizedLoader(blocks, batch_size=each * world_size, rank=rank, world_size=world_size, num_workers=workers)
 
 
 class Scores(Callback):
-    """Sums the losses of each part over a test, on all processes together.
-
-    Args:
-        evaluation: The parts.
-    """
+    """Sums the losses of each part of an evaluation over a test, on all processes together."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.sums: list[LossSums] = []
-        self._added: list[tuple[Tensor, Tensor]] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        def zeros(size: int) -> Tensor:
-            return torch.zeros(size, dtype=SUM_DTYPE, device=pl_module.device)
-
-        blocks = [loader.blocks for loader in self.evaluation.loaders]
-        self._added = [(zeros(len(part)), zeros(part.length)) for part in blocks]
+        parts = [loader.blocks for loader in self.evaluation.loaders]
+        zeros = partial(torch.zeros, dtype=SUM_DTYPE, device=pl_module.device)
+        self.sums = [LossSums(zeros(len(blocks)), zeros(blocks.length)) for blocks in parts]
 
     def on_test_batch_end(
         self,
@@ -194,14 +146,10 @@ class Scores(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         nats = outputs.to(SUM_DTYPE)
-        of_blocks, of_positions = self._added[dataloader_idx]
-        of_blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
-        of_positions += nats.sum(0)
+        sums = self.sums[dataloader_idx]
+        sums.blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
+        sums.positions.add_(nats.sum(0))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        def total(added: Tensor) -> np.ndarray:
-            reduced = trainer.strategy.reduce(added, reduce_op="sum")
-            assert isinstance(reduced, Tensor)
-            return reduced.cpu().numpy()
-
-        self.sums = [LossSums(total(blocks), total(positions)) for blocks, positions in self._added]
+        reduced = [[trainer.strategy.reduce(part, reduce_op="sum").cpu() for part in sums] for sums in self.sums]
+        self.sums = [LossSums(*parts) for parts in reduced]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_modules import console
 from lit_modules.data.cache import replace_text
-from lit_modules.evaluation.scores import LAST, EvalSet, Evaluation, LossSums, bits_per_byte
+from lit_modules.evaluation.scores import LAST, Evaluation, LossSums, bits_per_byte
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +40,13 @@ def report(
 
 def tables(evaluation: Evaluation, sums: Sequence[LossSums]) -> "dict[str, pd.DataFrame]":
     """Each table, from the sums over each part."""
-    corpora = list(zip(evaluation.corpora, sums[: len(evaluation.corpora)], strict=True))
-    windows = sums[len(evaluation.corpora) :]
+    corpora = dict(zip(evaluation.corpora, sums, strict=False))
+    windows = sums[len(corpora) :]
     rows = {
         "positions": _positions(windows[-1]) if windows else [],
         "contexts": [_context(of_context) for of_context in windows],
-        "pieces": [row for part, part_sums in corpora for row in _pieces(part, part_sums)],
-        "corpora": [_corpus(part, part_sums, evaluation.scored_bytes(part)) for part, part_sums in corpora],
+        "pieces": [row for name, of_corpus in corpora.items() for row in _pieces(name, of_corpus)],
+        "corpora": [_corpus(name, evaluation.scored_bytes(name), of_corpus) for name, of_corpus in corpora.items()],
     }
     return {name: table(rows[name], columns) for name, columns in COLUMNS.items()}
 
@@ -69,7 +69,10 @@ def write(tables: "Mapping[str, pd.DataFrame]", folder: Path) -> None:
 def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
     """The tables that fit a screen, to read."""
     contexts = tables["contexts"].drop(columns="tokens").rename(columns={"loss": f"loss of the last {LAST}"})
-    positions = [(_range(*ends), loss, math.exp(loss)) for *ends, _, loss in _rows(tables["positions"])]
+    positions = [
+        (f"{first} to {last}" if first < last else str(first), loss, math.exp(loss))
+        for first, last, _, loss in _rows(tables["positions"])
+    ]
     parts = tables["corpora"], contexts, table(positions, ("position", "loss", "perplexity"))
     return "\n\n".join([NOTE, *(aligned(part) for part in parts if len(part))])
 
@@ -80,38 +83,34 @@ def aligned(table: "pd.DataFrame") -> str:
     return console.aligned([[name.replace("_", " ") for name in table.columns], *_rows(cells)])
 
 
-def _corpus(part: EvalSet, sums: LossSums, size: int) -> Row:
-    nats, tokens = float(sums.blocks.sum()), len(sums.blocks) * part.blocks.length
-    return part.corpus, tokens, size, nats / tokens, math.exp(nats / tokens), bits_per_byte(nats, size)
+def _corpus(name: str, size: int, sums: LossSums) -> Row:
+    nats, tokens = sums.blocks.sum().item(), len(sums.blocks) * len(sums.positions)
+    return name, tokens, size, nats / tokens, math.exp(nats / tokens), bits_per_byte(nats, size)
 
 
-def _pieces(part: EvalSet, sums: LossSums) -> list[Row]:
+def _pieces(name: str, sums: LossSums) -> list[Row]:
     """Consecutive blocks added up; the last piece has those that are left."""
-    each = max(1, round(PIECE / part.blocks.length))
-    parts = [sums.blocks[start : start + each] for start in range(0, len(sums.blocks), each)]
-    return [(part.corpus, piece, len(nats) * part.blocks.length, float(nats.sum())) for piece, nats in enumerate(parts)]
+    length = len(sums.positions)
+    parts = sums.blocks.split(max(1, round(PIECE / length)))
+    return [(name, piece, len(nats) * length, nats.sum().item()) for piece, nats in enumerate(parts)]
 
 
 def _context(sums: LossSums) -> Row:
     tokens = len(sums.blocks) * LAST
-    loss = float(sums.positions[-LAST:].sum()) / tokens
+    loss = sums.positions[-LAST:].sum().item() / tokens
     return len(sums.positions), tokens, loss, math.exp(loss)
 
 
 def _positions(sums: LossSums) -> list[Row]:
     """Positions from 1 in ranges that end at powers of two, the last where the windows end."""
-    rows, first, last, length = [], 1, 1, len(sums.positions)
-    while first <= length:
-        nats = sums.positions[first - 1 : last]
+    rows: list[Row] = []
+    first = last = 1
+    while len(nats := sums.positions[first - 1 : last]):
         tokens = len(nats) * len(sums.blocks)
-        rows.append((first, first + len(nats) - 1, tokens, float(nats.sum()) / tokens))
+        rows.append((first, first + len(nats) - 1, tokens, nats.sum().item() / tokens))
         first, last = last + 1, 2 * last
     return rows
 
 
 def _rows(table: "pd.DataFrame") -> Iterable[Row]:
     return table.itertuples(index=False, name=None)
-
-
-def _range(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first} to {last}"

@@ -1,0 +1,60 @@
+"""The tables of a test as files and as text, and the bytes that they count."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tokenizers
+from small_evaluation import OTHER
+
+from lit_modules.data.token_file import count_bytes, token_file
+from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
+from lit_modules.evaluation import tables
+
+
+def test_a_test_that_is_cut_off_leaves_no_finished_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {name: tables.table([(1,) * len(columns)], columns) for name, columns in tables.COLUMNS.items()}
+    tables.write(made, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.csv" for name in tables.COLUMNS}
+    replace = tables.replace_text
+
+    def fail(path: Path, content: str) -> None:
+        if path.name == "pieces.csv":
+            raise OSError("no room")
+        replace(path, content)
+
+    monkeypatch.setattr(tables, "replace_text", fail)
+    with pytest.raises(OSError, match="no room"):
+        tables.write(made, tmp_path)
+    assert (tmp_path / "positions.csv").exists()
+    assert not (tmp_path / "corpora.csv").exists()
+
+
+@pytest.mark.parametrize("made", [bytes_tokenizer, lambda: train_bpe([OTHER], 400)], ids=["bytes", "bpe"])
+def test_the_bytes_of_some_tokens_are_counted_exactly(made: Callable[[], Tokenizer], tmp_path: Path) -> None:
+    tokenizer = made()
+    documents = [OTHER, "€ " * 9, "<|endoftext|> is text here\n"]
+    file = token_file(tmp_path / "x.bin", lambda: documents, tokenizer)
+    ids = file.open().tolist()
+    of_each = [count_bytes(file, place, place + 1, tokenizer) for place in range(len(ids))]
+    assert sum(of_each) == count_bytes(file, 0, len(ids), tokenizer) == sum(len(text.encode()) for text in documents)
+    for place in range(len(ids)):
+        read_back = tokenizer.decode([token for token in ids[:place] if token != tokenizer.end])
+        if "\N{REPLACEMENT CHARACTER}" not in read_back:
+            assert sum(of_each[:place]) == len(read_back.encode())
+
+
+def test_other_tokenizers_have_the_bytes_of_an_average_token(tmp_path: Path) -> None:
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "größer": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    file = token_file(tmp_path / "x.bin", lambda: ["größer als größer"], Tokenizer(inner))
+    assert (file.tokens, file.bytes) == (4, 21)
+    assert count_bytes(file, 1, 3, Tokenizer(inner)) == round(21 * 2 / 4)
+
+
+def test_tables_without_windows_are_written_with_their_headers(tmp_path: Path) -> None:
+    made = {name: tables.table([], columns) for name, columns in tables.COLUMNS.items()}
+    tables.write(made, tmp_path)
+    for name, columns in tables.COLUMNS.items():
+        assert (tmp_path / f"{name}.csv").read_text() == ",".join(columns) + "\n"
+    assert tables.as_text(made) == tables.NOTE
