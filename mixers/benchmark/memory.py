@@ -2,7 +2,7 @@
 
 import ctypes
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,41 +14,24 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 RESET_PEAK = "5"  # what clear_refs takes for it, proc(5)
 
 
-class Peak:
-    """The most memory that was in use within it, in bytes, beyond what was before: of a GPU, or of the process.
-
-    Args:
-        device: Whose memory.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.bytes: int | None = None
-
-    def __enter__(self) -> "Peak":
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = torch.cuda.memory_allocated(self.device)
-        elif PROCESS.is_dir():
-            give_back_freed()
-            (PROCESS / "clear_refs").write_text(RESET_PEAK)
-            self._before = _status("VmRSS")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
-        elif PROCESS.is_dir():
-            self.bytes = _status("VmHWM") - self._before
-
-
-def give_back_freed() -> None:
-    """Returns freed memory to the system, which C's library keeps for later (glibc only)."""
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
+    """The most memory in use during `run` beyond what was before: of a GPU, or of the process; None if unknown."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    if not PROCESS.is_dir():
+        run()
+        return None
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps freed memory for later
+    (PROCESS / "clear_refs").write_text(RESET_PEAK)
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
 
 
 @contextmanager

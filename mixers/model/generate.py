@@ -46,29 +46,21 @@ def generate(
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise UsageError("prompts must have at least one token each.")
-    return _tokens(model, prompts, temperature, top_k, top_p, seed)
 
+    @torch.inference_mode()
+    def tokens() -> Iterator[Tensor]:
+        generator = None if seed is None else torch.Generator(prompts[0].device).manual_seed(seed)
+        logits, states = prefill(model, prompts)
+        decoder = Decoder(model, states)
+        while True:
+            if temperature == 0:
+                token = logits.argmax(-1)
+            else:
+                token = draw(logits.float() / temperature, top_k=top_k, top_p=top_p, generator=generator)
+            yield token
+            logits = decoder(token)
 
-@torch.inference_mode()
-def _tokens(
-    model: Predictor,
-    prompts: Sequence[Tensor],
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-) -> Iterator[Tensor]:
-    device = prompts[0].device
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    logits, states = prefill(model, prompts)
-    decoder = Decoder(model, states)
-    while True:
-        if temperature == 0:
-            token = logits.argmax(-1)
-        else:
-            token = draw(logits.float() / temperature, top_k=top_k, top_p=top_p, generator=generator)
-        yield token
-        logits = decoder(token)
+    return tokens()
 
 
 def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:

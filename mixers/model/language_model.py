@@ -107,10 +107,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def losses(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood of each of targets (batch, time), in nats; those that are -100 have 0.
-
-        As in `loss`, the logits are never all held at once; here no gradients are taken.
-        """
+        """Negative log-likelihood of each of targets (batch, time), in nats; those that are -100 have 0."""
         features = self._features(ids).flatten(0, 1)
         return negative_log_likelihoods(features, self._output_weight, targets.flatten()).view(targets.shape)
 
@@ -158,9 +155,10 @@ class LanguageModel(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters by purpose: mixer, feed_forward, embedding (with the head) and norm."""
+        purposes = {".mixer.": "mixer", ".ffn.": "feed_forward", "norm": "norm", "": "embedding"}  # by part of a name
         counts = dict.fromkeys(("mixer", "feed_forward", "embedding", "norm"), 0)
         for name, parameter in self.named_parameters():
-            counts[_purpose(name)] += parameter.numel()
+            counts[next(purpose for part, purpose in purposes.items() if part in name)] += parameter.numel()
         return counts
 
     def _blocks(self) -> list[Block]:
@@ -197,11 +195,3 @@ class LanguageModel(nn.Module):
     @property
     def _output_weight(self) -> Tensor:
         return self.embed.weight if self.head is None else self.head.weight
-
-
-def _purpose(name: str) -> str:
-    if ".mixer." in name:
-        return "mixer"
-    if ".ffn." in name:
-        return "feed_forward"
-    return "norm" if "norm" in name else "embedding"

@@ -37,15 +37,7 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
 
 @torch.no_grad()
 def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(x Wᵀ)[target] of each target, (tokens,), and 0 of those that are -100; without gradients.
-
-    What `negative_log_likelihood` sums, with no more logits in memory at once.
-
-    Args:
-        x: (tokens, dim).
-        weight: (vocabulary, dim).
-        targets: (tokens,).
-    """
+    """What `negative_log_likelihood` sums, (tokens,), 0 where the target is -100; without gradients."""
     parts = _logits_by_chunk(x, weight, targets)
     return torch.cat([F.cross_entropy(logits, part, ignore_index=IGNORED, reduction="none") for logits, part in parts])
 
@@ -99,10 +91,8 @@ class _ChunkedNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_grad, weight_grad = ctx.saved_tensors
-        if x_grad is not None:
-            x_grad = x_grad * grad.to(x_grad.dtype)
-        if weight_grad is not None:
-            weight_grad = (weight_grad * grad).to(ctx.weight_dtype)
+        x_grad = None if x_grad is None else x_grad * grad.to(x_grad.dtype)
+        weight_grad = None if weight_grad is None else (weight_grad * grad).to(ctx.weight_dtype)
         return x_grad, weight_grad, None
 
 
