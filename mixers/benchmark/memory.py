@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 PROCESS = Path("/proc/self")  # Linux; elsewhere a CPU's memory is not measured
+STATUS = PROCESS / "status"
 CGROUP = Path("/sys/fs/cgroup")
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 RESET_PEAK = "5"  # what clear_refs takes for it, proc(5)
@@ -29,9 +30,9 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)  # glibc keeps freed memory for later
     (PROCESS / "clear_refs").write_text(RESET_PEAK)
-    before = _status("VmRSS")
+    before = _field(STATUS, "VmRSS")
     run()
-    return _status("VmHWM") - before
+    return _field(STATUS, "VmHWM") - before
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def within_memory(device: torch.device) -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + _available(), before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (_field(STATUS, "VmSize") + _available(), before[1]))
     try:
         yield
     finally:
@@ -52,18 +53,14 @@ def within_memory(device: torch.device) -> Iterator[None]:
 
 def _available() -> int:
     """Bytes that the system, or the container's limit, still has."""
-    found = [_field(Path("/proc/meminfo").read_text(), "MemAvailable")]
+    found = [_field(Path("/proc/meminfo"), "MemAvailable")]
     limit, usage = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.is_file() and usage.is_file() and limit.read_text().strip() != "max":
         found.append(int(limit.read_text()) - int(usage.read_text()))
     return max(0, min(found))
 
 
-def _status(name: str) -> int:
-    return _field((PROCESS / "status").read_text(), name)
-
-
-def _field(text: str, name: str) -> int:
-    """A field of /proc in bytes; they are printed in kB."""
-    line = next(line for line in text.splitlines() if line.startswith(f"{name}:"))
+def _field(file: Path, name: str) -> int:
+    """In bytes; the files of /proc have kB."""
+    line = next(line for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

@@ -31,8 +31,7 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     if not torch.is_grad_enabled():  # a Function is told that parameters want gradients even then
         x, weight = x.detach(), weight.detach()
     dtype = product_dtype(x, weight)
-    loss: Tensor = _ChunkedNLL.apply(x.to(dtype), weight.to(dtype), targets)
-    return loss
+    return _ChunkedNLL.apply(x.to(dtype), weight.to(dtype), targets)
 
 
 @torch.no_grad()

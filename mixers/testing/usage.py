@@ -5,10 +5,11 @@ import io
 import pickle
 import re
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mixers.mixer import Mixer
@@ -31,7 +32,9 @@ def one_token_exports(mixer: Mixer[Any], x: Tensor) -> None:
     """`torch.export` takes `extend` by one token, which is what a server or a phone runs: look for what cannot be
     compiled, and for fields of a state whose names begin with that of an earlier one, such as v and valid."""
     state = extend_in_pieces(mixer, x, [9])[1]
-    program = torch.export.export(_Extend(mixer), (x[:, 9:], clone(state))).module()
+    extending = copy(mixer)
+    extending.forward = mixer.extend  # type: ignore[method-assign]  # torch.export takes a module
+    program = torch.export.export(extending, (x[:, 9:], clone(state))).module()
     assert_same(program(x[:, 9:], clone(state)), mixer.extend(x[:, 9:], state), "the output or the state differs")
 
 
@@ -101,18 +104,7 @@ def every_option_has_a_default_and_a_help_line(mixer: Mixer[Any], x: Tensor) -> 
     width, *options = inspect.signature(cls).parameters.values()
     documented = set(re.findall(r"^\s+(\w+): ", inspect.getdoc(cls) or "", re.MULTILINE))
     for option in options:
-        assert option.kind is option.KEYWORD_ONLY, f"{option.name} is not keyword-only: write `*, {option.name}`"
-        assert option.default is not option.empty, f"{option.name} has no default"
+        usual = option.kind is option.KEYWORD_ONLY and option.default is not option.empty
+        assert usual, f"{option.name} is not keyword-only or has no default: write `*, {option.name}=...`"
         assert option.name in documented, f"{option.name} has no line under `Args:` in {cls.__name__}'s docstring"
     assert width.default is width.empty, f"the width, {width.name}, has a default"
-
-
-class _Extend(nn.Module):
-    """`extend` as a module, which is what torch.export takes."""
-
-    def __init__(self, mixer: Mixer[Any]):
-        super().__init__()
-        self.mixer = mixer
-
-    def forward(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self.mixer.extend(x, state)
