@@ -104,9 +104,9 @@ def _turn(row: Row, target: Target, repeats: int) -> _Turn:
     except Unavailable as reason:
         return row._replace(note=str(reason)), []
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):
-            raise
-        return row._replace(note="out of memory"), []
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return row._replace(note="out of memory"), []
+        raise
     finally:
         gc.collect()
         if device.type == "cuda":

@@ -66,7 +66,7 @@ def layer(build: MixerFactory) -> Target:
 
 
 def model(build: MixerFactory) -> Target:
-    """The language model made of a mixer; training is a whole step, with AdamW's."""
+    """The language model made of a mixer."""
     return language_model(lambda case: LanguageModel(build, vocab_size=case.vocab_size, dim=case.dim, depth=case.depth))
 
 
@@ -101,11 +101,7 @@ def op(name: str, implementation: str) -> Target:
             raise Unavailable(reason)
         wanted = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
         directions = [torch.randn_like(output) for output in pytree.tree_leaves(chosen.run(*arguments))]
-
-        def run() -> None:
-            torch.autograd.grad(pytree.tree_leaves(chosen.run(*arguments)), wanted, directions)
-
-        return Workload(run, 0)
+        return Workload(lambda: torch.autograd.grad(pytree.tree_leaves(chosen.run(*arguments)), wanted, directions), 0)
 
     return prepare
 
@@ -140,7 +136,7 @@ def step(module: nn.Module, loss: Callable[[], Tensor], case: Case) -> Callable[
 def _reading(module: nn.Module, draw: Callable[[int], Tensor], phase: Phase, case: Case) -> Workload:
     """Reading a prompt in one piece, or one token after it."""
     recurrent: Any = module.eval()
-    advance: Callable[[Tensor, Any], tuple[Tensor, Any]] = getattr(recurrent, "next_logits", recurrent.extend)
+    advance = getattr(recurrent, "next_logits", recurrent.extend)
     if phase == "prefill":
         read = torch.compile(advance) if case.compiled else advance
         with torch.inference_mode():
