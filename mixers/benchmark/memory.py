@@ -12,7 +12,6 @@ PROCESS = Path("/proc/self")  # Linux; elsewhere a CPU's memory is not measured
 STATUS = PROCESS / "status"
 CGROUP = Path("/sys/fs/cgroup")
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
-RESET_PEAK = "5"  # what clear_refs takes for it, proc(5)
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
@@ -29,7 +28,7 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
     gc.collect()
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)  # glibc keeps freed memory for later
-    (PROCESS / "clear_refs").write_text(RESET_PEAK)
+    (PROCESS / "clear_refs").write_text("5")  # resets the peak, proc(5)
     before = _field(STATUS, "VmRSS")
     run()
     return _field(STATUS, "VmHWM") - before
