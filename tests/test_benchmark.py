@@ -15,7 +15,7 @@ from lit_modules.commands.peers import peers
 from lit_modules.main import main
 from mixers.benchmark import Case, Row, layer, measure, model
 from mixers.benchmark.measure import train_flops
-from mixers.benchmark.memory import PROCESS, Peak
+from mixers.benchmark.memory import PROCESS, peak_bytes
 from mixers.benchmark.work import Unavailable, Workload
 
 AT = Case(length=40, batch_size=2, dim=32, depth=2, vocab_size=50)
@@ -67,9 +67,8 @@ class TestMemory:
         ]
 
     def test_the_peak_is_what_was_in_use(self):
-        with Peak(torch.device("cpu")) as peak:
-            torch.ones(2**25)  # 128 MiB, freed at once
-        assert peak.bytes == pytest.approx(2**27, rel=0.2)
+        peak = peak_bytes(lambda: torch.ones(2**25), torch.device("cpu"))  # 128 MiB, freed at once
+        assert peak == pytest.approx(2**27, rel=0.2)
 
 
 def test_a_bug_is_no_gap():

@@ -5,7 +5,7 @@ from torch.utils import _pytree as pytree
 from wrong_mixers import WRONG, AnswersInFloat32, HasAnUnusedParameter, Right, Sums
 
 import mixers
-from mixers.testing import LAWS, function, precision, states
+from mixers.testing import LAWS, function, precision
 
 NAMES = [law.__name__ for law in LAWS]
 
@@ -70,7 +70,7 @@ class StopsGradients(Right):
     [
         (LooksAhead, function.the_future_changes_nothing_before_it),
         (ForgetsItsState, function.any_split_gives_what_forward_gives),
-        (HidesThatItWritesIntoItsState, states.a_state_is_never_changed),
+        (HidesThatItWritesIntoItsState, function.a_state_is_never_changed),
         (MixesRows, function.rows_are_independent),
         (StopsGradients, function.gradients_are_right),
     ],

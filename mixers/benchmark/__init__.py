@@ -3,15 +3,4 @@
 from mixers.benchmark.measure import Row, measure, train_flops
 from mixers.benchmark.work import Case, Phase, Target, language_model, layer, model, op
 
-__all__ = [
-    "Case",
-    "Phase",
-    "Row",
-    "Target",
-    "language_model",
-    "layer",
-    "measure",
-    "model",
-    "op",
-    "train_flops",
-]  # fmt: skip
+__all__ = ["Case", "Phase", "Row", "Target", "language_model", "layer", "measure", "model", "op", "train_flops"]

@@ -3,16 +3,16 @@
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from mixers.benchmark.memory import OUT_OF_MEMORY, Peak, within_memory
+from mixers.benchmark.memory import OUT_OF_MEMORY, peak_bytes, within_memory
 from mixers.benchmark.work import Case, Phase, Target, Unavailable
 
-WARM_UP = 1  # runs before the clock starts
 TOKENS = 8  # decoded where anything else is run once: single tokens are quick
 
 
@@ -59,11 +59,10 @@ def measure(
         turns: dict[str, list[_Turn]] = {name: [] for name in targets}
         for _ in range(rounds):
             for name, target in targets.items():
-                if not any(turn.note for turn in turns[name]):  # what did not fit will not fit the next time
-                    turns[name].append(_turn(phase, target, case, repeats))
+                if not any(row.note for row, _ in turns[name]):  # what did not fit will not fit the next time
+                    turns[name].append(_turn(Row(phase, name, case), target, repeats))
                 progress(name)
-        for name, taken in turns.items():
-            yield _row(phase, name, case, taken)
+        yield from map(_summary, turns.values())
 
 
 def train_flops(subject: Target, at: Case) -> int | None:
@@ -88,63 +87,51 @@ def _conv_backward_flops(dy: list[int], x: list[int], weight: list[int], *args: 
 _FORMULAS = {torch.ops.aten.convolution_backward: _conv_backward_flops}
 
 
-class _Turn(NamedTuple):
-    seconds: tuple[float, ...] = ()
-    peak_bytes: int | None = None
-    parameters: int | None = None
-    state_bytes: int | None = None
-    note: str = ""
+_Turn = tuple[Row, list[float]]  # and the seconds of each run
 
 
-def _turn(phase: Phase, target: Target, case: Case, repeats: int) -> _Turn:
+def _turn(row: Row, target: Target, repeats: int) -> _Turn:
     torch.manual_seed(0)
+    device = row.setting.device
     try:
-        with within_memory(case.device):
-            workload = target(phase, case)
-            for _ in range(WARM_UP):
-                workload.run()
-            with Peak(case.device) as peak:  # apart from the clock: it gives memory back, and new pages take time
-                workload.run()
-            runs = repeats * (TOKENS if phase == "decode" else 1)
-            seconds = tuple(_seconds(workload.run, case.device) for _ in range(runs))
-            return _Turn(seconds, peak.bytes, workload.parameters, workload.state_bytes)
+        with within_memory(device):
+            workload = target(row.what, row.setting)
+            workload.run()  # warms up
+            peak = peak_bytes(workload.run, device)  # not timed: it gives memory back, and new pages take time
+            runs = repeats * (TOKENS if row.what == "decode" else 1)
+            seconds = [_seconds(workload.run, device) for _ in range(runs)]
+        return row._replace(peak_bytes=peak, parameters=workload.parameters, state_bytes=workload.state_bytes), seconds
     except Unavailable as reason:
-        return _Turn(note=str(reason))
+        return row._replace(note=str(reason)), []
     except (RuntimeError, MemoryError) as error:
-        if not (isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)):
-            raise
-        return _Turn(note="out of memory")
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+            return row._replace(note="out of memory"), []
+        raise
     finally:
         gc.collect()
-        if case.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     run()
-    _wait(device)
+    wait()
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _row(phase: Phase, name: str, case: Case, turns: list[_Turn]) -> Row:
-    row = Row(phase, name, case)
-    if turns[-1].note:
-        return row._replace(note=turns[-1].note)
-    seconds = [one for turn in turns for one in turn.seconds]
-    tokens = case.batch_size * (1 if phase == "decode" else case.length)
+def _summary(turns: list[_Turn]) -> Row:
+    row = turns[-1][0]
+    if row.note:
+        return row
+    seconds = [one for _, run_seconds in turns for one in run_seconds]
+    tokens = row.setting.batch_size * (1 if row.what == "decode" else row.setting.length)
     return row._replace(
         seconds=median(seconds),
         fastest=min(seconds),
         slowest=max(seconds),
         tokens_per_second=tokens / median(seconds),
-        peak_bytes=max((turn.peak_bytes for turn in turns if turn.peak_bytes is not None), default=None),
-        parameters=turns[-1].parameters,
-        state_bytes=turns[-1].state_bytes,
+        peak_bytes=max((turn.peak_bytes for turn, _ in turns if turn.peak_bytes is not None), default=None),
     )

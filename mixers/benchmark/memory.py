@@ -2,53 +2,36 @@
 
 import ctypes
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 PROCESS = Path("/proc/self")  # Linux; elsewhere a CPU's memory is not measured
+STATUS = PROCESS / "status"
 CGROUP = Path("/sys/fs/cgroup")
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
-RESET_PEAK = "5"  # what clear_refs takes for it, proc(5)
 
 
-class Peak:
-    """The most memory that was in use within it, in bytes, beyond what was before: of a GPU, or of the process.
-
-    Args:
-        device: Whose memory.
-    """
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.bytes: int | None = None
-
-    def __enter__(self) -> "Peak":
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = torch.cuda.memory_allocated(self.device)
-        elif PROCESS.is_dir():
-            give_back_freed()
-            (PROCESS / "clear_refs").write_text(RESET_PEAK)
-            self._before = _status("VmRSS")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
-        elif PROCESS.is_dir():
-            self.bytes = _status("VmHWM") - self._before
-
-
-def give_back_freed() -> None:
-    """Returns freed memory to the system, which C's library keeps for later (glibc only)."""
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
+    """The most memory in use during `run` beyond what was before: of a GPU, or of the process; None if unknown."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    if not PROCESS.is_dir():
+        run()
+        return None
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # glibc keeps freed memory for later
+    (PROCESS / "clear_refs").write_text("5")  # resets the peak, proc(5)
+    before = _field(STATUS, "VmRSS")
+    run()
+    return _field(STATUS, "VmHWM") - before
 
 
 @contextmanager
@@ -60,7 +43,7 @@ def within_memory(device: torch.device) -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + _available(), before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (_field(STATUS, "VmSize") + _available(), before[1]))
     try:
         yield
     finally:
@@ -69,18 +52,14 @@ def within_memory(device: torch.device) -> Iterator[None]:
 
 def _available() -> int:
     """Bytes that the system, or the container's limit, still has."""
-    found = [_field(Path("/proc/meminfo").read_text(), "MemAvailable")]
+    found = [_field(Path("/proc/meminfo"), "MemAvailable")]
     limit, usage = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.is_file() and usage.is_file() and limit.read_text().strip() != "max":
         found.append(int(limit.read_text()) - int(usage.read_text()))
     return max(0, min(found))
 
 
-def _status(name: str) -> int:
-    return _field((PROCESS / "status").read_text(), name)
-
-
-def _field(text: str, name: str) -> int:
-    """A field of /proc in bytes; they are printed in kB."""
-    line = next(line for line in text.splitlines() if line.startswith(f"{name}:"))
+def _field(file: Path, name: str) -> int:
+    """In bytes; the files of /proc have kB."""
+    line = next(line for line in file.read_text().splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024

@@ -34,8 +34,6 @@ class Case(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """Something to time."""
-
     run: Callable[[], object]
     parameters: int
     state_bytes: int | None = None  # for each sequence, after `length` tokens
@@ -53,21 +51,22 @@ def layer(build: MixerFactory) -> Target:
 
     def prepare(phase: Phase, case: Case) -> Workload:
         mixer = build(case.dim).to(case.device)
-        size = (case.batch_size, case.length, case.dim)
-        if phase == "train":
-            x = torch.randn(size, device=case.device)
-            return Workload(forward_and_backward(_compiled(mixer, case), x, case), parameters(mixer))
+        dtype = torch.float32 if phase == "train" else case.dtype
 
         def draw(length: int) -> Tensor:
-            return torch.randn(case.batch_size, length, case.dim, device=case.device, dtype=case.dtype)
+            return torch.randn(case.batch_size, length, case.dim, device=case.device, dtype=dtype)
 
-        return _reading(mixer.to(case.dtype), draw, phase, case)
+        if phase == "train":
+            if case.compiled:
+                mixer.compile()
+            return Workload(forward_and_backward(mixer, draw(case.length), case), parameters(mixer))
+        return _reading(mixer.to(dtype), draw, phase, case)
 
     return prepare
 
 
 def model(build: MixerFactory) -> Target:
-    """The language model made of a mixer; training is a whole step, with AdamW's."""
+    """The language model made of a mixer."""
     return language_model(lambda case: LanguageModel(build, vocab_size=case.vocab_size, dim=case.dim, depth=case.depth))
 
 
@@ -82,8 +81,8 @@ def language_model(make: Callable[[Case], LanguageModel]) -> Target:
 
         if phase == "train":
             rows = draw(case.length + 1)
-            for block in made.blocks:
-                _compiled(block, case)
+            for block in made.blocks if case.compiled else ():
+                block.compile()
             return Workload(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), case), parameters(made))
         return _reading(made.to(case.dtype), draw, phase, case)
 
@@ -102,11 +101,7 @@ def op(name: str, implementation: str) -> Target:
             raise Unavailable(reason)
         wanted = [leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
         directions = [torch.randn_like(output) for output in pytree.tree_leaves(chosen.run(*arguments))]
-
-        def run() -> None:
-            torch.autograd.grad(pytree.tree_leaves(chosen.run(*arguments)), wanted, directions)
-
-        return Workload(run, 0)
+        return Workload(lambda: torch.autograd.grad(pytree.tree_leaves(chosen.run(*arguments)), wanted, directions), 0)
 
     return prepare
 
@@ -141,7 +136,7 @@ def step(module: nn.Module, loss: Callable[[], Tensor], case: Case) -> Callable[
 def _reading(module: nn.Module, draw: Callable[[int], Tensor], phase: Phase, case: Case) -> Workload:
     """Reading a prompt in one piece, or one token after it."""
     recurrent: Any = module.eval()
-    advance: Callable[[Tensor, Any], tuple[Tensor, Any]] = getattr(recurrent, "next_logits", recurrent.extend)
+    advance = getattr(recurrent, "next_logits", recurrent.extend)
     if phase == "prefill":
         read = torch.compile(advance) if case.compiled else advance
         with torch.inference_mode():
@@ -162,12 +157,6 @@ def _reading(module: nn.Module, draw: Callable[[int], Tensor], phase: Phase, cas
 
 def inferring(run: Callable[[], object]) -> Callable[[], object]:
     return torch.inference_mode()(run)
-
-
-def _compiled(module: nn.Module, case: Case) -> nn.Module:
-    if case.compiled:
-        module.compile()
-    return module
 
 
 def autocast(case: Case) -> AbstractContextManager[object]:

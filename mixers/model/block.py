@@ -1,7 +1,7 @@
 """A block of the language model, and what it is built from."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -77,16 +77,8 @@ def matched_width(mixer: Mixer[Any], ffn: FeedForwardKind) -> int:
     return max(width, WIDTH_MULTIPLE)
 
 
-def mixer_factories(
-    mixer: MixerFactory | str, overrides: Mapping[int, MixerFactory | str], depth: int
-) -> list[MixerFactory]:
-    for layer in overrides:
-        if not 0 <= layer < depth:
-            raise UsageError(f"overrides names block {layer}; with depth={depth} there are blocks 0 to {depth - 1}.")
-    return [_factory(overrides.get(layer, mixer)) for layer in range(depth)]
-
-
-def _factory(mixer: MixerFactory | str) -> MixerFactory:
+def mixer_factory(mixer: MixerFactory | str) -> MixerFactory:
+    """What builds a mixer of that name; anything else than a name or a built mixer is returned as it is."""
     if isinstance(mixer, nn.Module):
         name = type(mixer).__name__
         raise UsageError(

@@ -8,8 +8,8 @@ from torch.utils import _pytree as pytree
 
 from mixers.mixer import Mixer
 
-# Tokens that a growing state gets room for at a time. More of them take memory and a little time at each token; fewer
-# mean that the past is copied, and on CUDA a graph captured, more often.
+# Tokens that a growing state gets room for at a time: more take memory and a little time at each token, with fewer the
+# past is copied, and on CUDA a graph captured, more often.
 ROOM = {"cpu": 128}
 ROOM_ELSEWHERE = 512
 WARM_UP = 3  # tokens decoded before a graph is captured, as torch asks for

@@ -46,29 +46,21 @@ def generate(
     check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise UsageError("prompts must have at least one token each.")
-    return _tokens(model, prompts, temperature, top_k, top_p, seed)
 
+    @torch.inference_mode()
+    def tokens() -> Iterator[Tensor]:
+        generator = None if seed is None else torch.Generator(prompts[0].device).manual_seed(seed)
+        logits, states = prefill(model, prompts)
+        decoder = Decoder(model, states)
+        while True:
+            if temperature == 0:
+                token = logits.argmax(-1)
+            else:
+                token = draw(logits.float() / temperature, top_k=top_k, top_p=top_p, generator=generator)
+            yield token
+            logits = decoder(token)
 
-@torch.inference_mode()
-def _tokens(
-    model: Predictor,
-    prompts: Sequence[Tensor],
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int | None,
-) -> Iterator[Tensor]:
-    device = prompts[0].device
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    logits, states = prefill(model, prompts)
-    decoder = Decoder(model, states)
-    while True:
-        if temperature == 0:
-            token = logits.argmax(-1)
-        else:
-            token = draw(logits.float() / temperature, top_k=top_k, top_p=top_p, generator=generator)
-        yield token
-        logits = decoder(token)
+    return tokens()
 
 
 def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -87,21 +79,15 @@ def prefill(model: Predictor, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[
     All prompts are read together, a piece at a time; a row is taken out where its prompt ends, so none is padded.
     """
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    states, logits, finished, read = model.initial_state(len(prompts)), None, [], 0
-    while order:
-        end = len(prompts[order[0]])
-        if end > read:
-            ids = torch.stack([prompts[row][read:end] for row in order])
-            logits, states = model.next_logits(ids, states)
-            read = end
-        ended = sum(len(prompts[row]) == end for row in order)
-        assert logits is not None
-        finished.append((order[:ended], logits[:ended], select_rows(states, slice(None, ended))))
-        order, logits, states = order[ended:], logits[ended:], select_rows(states, slice(ended, None))
-    rows = [row for part, _, _ in finished for row in part]
-    back = torch.tensor(rows, device=prompts[0].device).argsort()
-    all_logits = torch.cat([part for _, part, _ in finished])
-    return all_logits[back], select_rows(concat_states([part for _, _, part in finished]), back)
+    rows, states, finished, read = order, model.initial_state(len(prompts)), [], 0
+    for end in sorted({len(prompt) for prompt in prompts}):
+        logits, states = model.next_logits(torch.stack([prompts[row][read:end] for row in rows]), states)
+        ended = sum(len(prompts[row]) == end for row in rows)
+        finished.append((logits[:ended], select_rows(states, slice(ended))))
+        rows, states, read = rows[ended:], select_rows(states, slice(ended, None)), end
+    back = torch.tensor(order, device=prompts[0].device).argsort()
+    all_logits, all_states = zip(*finished, strict=True)
+    return torch.cat(all_logits)[back], select_rows(concat_states(all_states), back)
 
 
 def draw(logits: Tensor, *, top_k: int | None, top_p: float | None, generator: torch.Generator | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.model.block import NORMS, Block, MixerFactory, State, matched_width, mixer_factories
+from mixers.model.block import NORMS, Block, MixerFactory, State, matched_width, mixer_factory
 from mixers.model.generate import generate
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
 from mixers.model.packed import find_documents
@@ -23,7 +23,7 @@ States = tuple[State, ...]  # one for each block
 class LanguageModel(nn.Module):
     """Predicts the next token from those before it: embedding, blocks, norm, head.
 
-    It obeys the law of its mixers: extending over any split of a text gives what `forward` gives over the whole.
+    Extending over any split of a text gives what `forward` gives over the whole, as with its mixers.
 
     Initialisation is that of the RetNet authors' code: embeddings are normal with standard deviation dim^(-1/2),
     feed-forward matrices have torch's default, and mixers initialise themselves. (The paper's text says "following
@@ -76,12 +76,14 @@ class LanguageModel(nn.Module):
             raise UsageError(f"dropout={dropout} is out of range: write a number from 0 to below 1.")
         if start_token is not None and not 0 <= start_token < vocab_size:
             raise UsageError(f"start_token={start_token} is out of range: write an id from 0 to {vocab_size - 1}.")
+        if wrong := [layer for layer in overrides or {} if not 0 <= layer < depth]:
+            raise UsageError(f"overrides names block {wrong[0]}; with depth={depth} there are blocks 0 to {depth - 1}.")
         self.recompute, self.start_token = recompute, start_token
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList()
-        for layer, build in enumerate(mixer_factories(mixer, overrides or {}, depth)):
-            built = build(dim)
+        for layer in range(depth):
+            built = mixer_factory((overrides or {}).get(layer, mixer))(dim)
             built.init_weights(layer, depth)
             width = matched_width(built, ffn) if ffn_dim is None else ffn_dim
             feed_forward = FeedForward(dim, width, kind=ffn)
@@ -107,10 +109,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def losses(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Negative log-likelihood of each of targets (batch, time), in nats; those that are -100 have 0.
-
-        As in `loss`, the logits are never all held at once; here no gradients are taken.
-        """
+        """Negative log-likelihood of each of targets (batch, time), in nats; those that are -100 have 0."""
         features = self._features(ids).flatten(0, 1)
         return negative_log_likelihoods(features, self._output_weight, targets.flatten()).view(targets.shape)
 
@@ -158,9 +157,10 @@ class LanguageModel(nn.Module):
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters by purpose: mixer, feed_forward, embedding (with the head) and norm."""
+        purposes = {".mixer.": "mixer", ".ffn.": "feed_forward", "norm": "norm", "": "embedding"}  # by part of a name
         counts = dict.fromkeys(("mixer", "feed_forward", "embedding", "norm"), 0)
         for name, parameter in self.named_parameters():
-            counts[_purpose(name)] += parameter.numel()
+            counts[next(purpose for part, purpose in purposes.items() if part in name)] += parameter.numel()
         return counts
 
     def _blocks(self) -> list[Block]:
@@ -197,11 +197,3 @@ class LanguageModel(nn.Module):
     @property
     def _output_weight(self) -> Tensor:
         return self.embed.weight if self.head is None else self.head.weight
-
-
-def _purpose(name: str) -> str:
-    if ".mixer." in name:
-        return "mixer"
-    if ".ffn." in name:
-        return "feed_forward"
-    return "norm" if "norm" in name else "embedding"

@@ -31,42 +31,31 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     if not torch.is_grad_enabled():  # a Function is told that parameters want gradients even then
         x, weight = x.detach(), weight.detach()
     dtype = product_dtype(x, weight)
-    loss: Tensor = _ChunkedNLL.apply(x.to(dtype), weight.to(dtype), targets)
-    return loss
+    return _ChunkedNLL.apply(x.to(dtype), weight.to(dtype), targets)
 
 
 @torch.no_grad()
 def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(x Wᵀ)[target] of each target, (tokens,), and 0 of those that are -100; without gradients.
-
-    What `negative_log_likelihood` sums, with no more logits in memory at once.
-
-    Args:
-        x: (tokens, dim).
-        weight: (vocabulary, dim).
-        targets: (tokens,).
-    """
-    parts = _logits_by_chunk(x, weight, targets)
-    return torch.cat([F.cross_entropy(logits, part, ignore_index=IGNORED, reduction="none") for logits, part in parts])
+    """What `negative_log_likelihood` sums, (tokens,), 0 where the target is -100; without gradients."""
+    return torch.cat([losses for losses, _, _ in _losses_by_chunk(x, weight, targets)])
 
 
 @torch.no_grad()
 def scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """`negative_log_likelihoods`, and whether each target is the likeliest token, (tokens,) each."""
-    losses, likeliest = [], []
-    for logits, part in _logits_by_chunk(x, weight, targets):
-        losses.append(F.cross_entropy(logits, part, ignore_index=IGNORED, reduction="none"))
-        likeliest.append(logits.argmax(-1) == part)
+    chunks = [(losses, logits.argmax(-1) == part) for losses, logits, part in _losses_by_chunk(x, weight, targets)]
+    losses, likeliest = zip(*chunks, strict=True)
     return torch.cat(losses), torch.cat(likeliest)
 
 
-def _logits_by_chunk(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits of a few rows at a time in float32 or better, with their targets."""
+def _losses_by_chunk(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Losses and logits of a few rows at a time in float32 or better, with their targets."""
     dtype = product_dtype(x, weight)
     x, weight = x.to(dtype), weight.to(dtype)
     rows = _chunk_rows(x, weight)
     for part, target in zip(x.split(rows), targets.split(rows), strict=True):
-        yield (part @ weight.mT).to(torch.promote_types(dtype, torch.float32)), target
+        logits = (part @ weight.mT).to(torch.promote_types(dtype, torch.float32))
+        yield F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none"), logits, target
 
 
 class _ChunkedNLL(torch.autograd.Function):
@@ -99,10 +88,8 @@ class _ChunkedNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_grad, weight_grad = ctx.saved_tensors
-        if x_grad is not None:
-            x_grad = x_grad * grad.to(x_grad.dtype)
-        if weight_grad is not None:
-            weight_grad = (weight_grad * grad).to(ctx.weight_dtype)
+        x_grad = None if x_grad is None else x_grad * grad.to(x_grad.dtype)
+        weight_grad = None if weight_grad is None else (weight_grad * grad).to(ctx.weight_dtype)
         return x_grad, weight_grad, None
 
 

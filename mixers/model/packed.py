@@ -19,8 +19,8 @@ class Documents(NamedTuple):
 def packed(mixer: Mixer[Any], x: Tensor, starts: Tensor) -> Tensor:
     """The outputs of `mixer` for each document alone, put back in its place.
 
-    Works for every mixer, since mixers are causal: documents are gathered, padded on the right, where padding changes
-    nothing before it, and mixed together with others of about their length.
+    Documents are padded on the right, which changes nothing before it since mixers are causal, and mixed together with
+    others of about their length.
 
     Args:
         mixer: Mixes the documents.
