@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_modules.commands.compare import report, results, runner
 from lit_modules.commands.compare.cost import Cost
-from lit_modules.commands.compare.results import Collection, collect
+from lit_modules.commands.compare.results import kept_results
 from lit_modules.commands.compare.runner import status, why_it_failed
 from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.main import main
@@ -96,17 +96,17 @@ def test_markdown_shows_the_same_tables(done: Study) -> None:
 
 def test_tensorboard_has_the_runs_with_what_they_were_made_of(done: Study) -> None:
     events = EventAccumulator(str(done.folder / "tensorboard" / "retnet" / "seed_0")).Reload()
-    assert events.Scalars("test/loss")[0].value == pytest.approx(collect(done).losses.loc["RetNet", 0])
+    assert events.Scalars("test/loss")[0].value == pytest.approx(kept_results(done).losses.loc["RetNet", 0])
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
 
 
 def test_cost_is_measured_and_kept(done: Study) -> None:
     kept = json.loads((done.folder / "cost.json").read_text(encoding="utf-8"))
-    cost = Cost.of(kept["rows"]["RetNet"])
+    cost = Cost(**kept["rows"]["RetNet"])
     model = LanguageModel(lambda dim: Retention(dim, num_heads=2), vocab_size=257, dim=16, depth=1)
     assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert cost.state_bytes.values[0] == cost.state_bytes.values[1]  # 8 · 16 · 2 + 8 · 2 numbers and a position
-    assert cost.state_bytes.values[0] == 4 * (2 * 8 * 16 + 2 * 8) + 8
+    assert cost.state_bytes[1][0] == cost.state_bytes[1][1]  # 8 · 16 · 2 + 8 · 2 numbers and a position
+    assert cost.state_bytes[1][0] == 4 * (2 * 8 * 16 + 2 * 8) + 8
     assert cost.tokens_per_second is not None
     assert cost.tokens_per_second > 0
 
@@ -146,13 +146,14 @@ def test_each_run_is_read_once_however_often_a_report_is_written(done: Study, tm
     monkeypatch.setattr(
         results, "read", lambda run, digest, read=results.read: reads.append(run.name) or read(run, digest)
     )
-    collection = Collection(copy)
+    collected = kept_results(copy)
     for run in copy.runs():
-        report.write_tables(collection.add([run]))
-    report.write(collection.add(copy.runs()), None)
+        collected = collected.add([run])
+        report.write(collected, None)
+    report.write(collected.add(copy.runs()), None)
     assert reads == [run.name for run in copy.runs() if status(run) == "finished"]
-    collection.keep()
-    assert collect(copy).losses.equals(collection.results().losses)
+    collected.keep()
+    assert kept_results(copy).add(copy.runs()).losses.equals(collected.losses)
     assert len(reads) == 2, "results.parquet has them"
 
 
@@ -195,7 +196,7 @@ def test_a_study_killed_in_the_middle_goes_on_to_the_same_report(tmp_path: Path)
 
 
 def test_a_row_is_no_different_from_itself(done: Study) -> None:
-    assert collect(done).difference("RetNet", "RetNet") == (0, 0, 0)
+    assert kept_results(done).difference("RetNet", "RetNet") == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,11 @@ def test_seeds_that_disagree_widen_the_interval() -> None:
     apart = bootstrap(pieces + np.array([[-20.0], [0.0], [20.0]]), np.full(400, 100.0))
     assert apart.mean == pytest.approx(agree.mean)
     assert apart.high - apart.low > 5 * (agree.high - agree.low)
-    assert agree.is_clear
-    assert not apart.is_clear
+    assert agree.low > 0
+    assert apart.low < 0 < apart.high
 
 
 def test_one_piece_of_text_gives_no_interval() -> None:
     found = bootstrap(np.array([[3.0]]), np.array([100.0]))
     assert found.mean == pytest.approx(0.03)
     assert np.isnan([found.low, found.high]).all()
-    assert not found.is_clear

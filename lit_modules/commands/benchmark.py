@@ -1,9 +1,9 @@
 """The command `benchmark`: measures, shows a table, and keeps a CSV and a picture of it."""
 
-import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,7 +70,10 @@ def benchmark(
     Raises:
         UsageError: A number is out of range, a width does not suit a mixer, or the hardware is not there.
     """
-    check(lengths=lengths, batch_sizes=batch_sizes, rounds=[rounds], repeats=[repeats])
+    for name, values in {"lengths": lengths, "batch_sizes": batch_sizes}.items():
+        if not values:
+            raise UsageError(f"{name}=[] is empty: write at least one number.")
+    at_least(1, lengths=min(lengths), batch_sizes=min(batch_sizes), rounds=rounds, repeats=repeats)
     wanted, made = mixers or list(available().values()), model if whole_model else layer
     for mixer in wanted:
         with torch.device("meta"):
@@ -79,7 +82,8 @@ def benchmark(
     targets: dict[str, Target] = {label(mixer): made(mixer) for mixer in wanted}
     if peers:
         targets |= known_peers(whole_model, device)
-    folder = new_folder(root, phase)
+    parent = Path(root) / "benchmark"
+    folder = next(path for place in count() if not (path := parent / f"{phase}_{place}").exists())
     cases = [
         Case(length, size, dim, depth, vocab_size, dtype=getattr(torch, dtype), device=device, compiled=compile)
         for size in batch_sizes
@@ -102,14 +106,13 @@ def record(
 ) -> None:
     """Measures targets into a folder; rows are kept as they come, so that a stop loses none."""
     about = machine(cases[0].device)
-    rows: list[Row] = []
     title = f"{title}, {str(cases[0].dtype).removeprefix('torch.')}, {about['device']}"
     folder.mkdir(parents=True)
-    print(f"{title}, torch {about['torch']}\n{LEGEND}\n{_line(HEADINGS)}", flush=True)
-    turns = len(cases) * rounds * len(targets)
+    print(f"{title}, torch {about['torch']}\n{LEGEND}\n{LINE.format(*HEADINGS)}", flush=True)
+    records: list[dict[str, Any]] = []
     with (
         (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file,
-        tqdm(total=turns, unit="turn", leave=False, disable=None) as bar,
+        tqdm(total=len(cases) * rounds * len(targets), unit="turn", leave=False, disable=None) as bar,
     ):
 
         def progress(name: str) -> None:
@@ -119,20 +122,13 @@ def record(
         for row in measure(phase, targets, cases, rounds=rounds, repeats=repeats, progress=progress):
             if phase == "train":
                 row = row._replace(flops=train_flops(targets[row.subject], row.setting))
-            pd.DataFrame([_record(row, about)]).to_csv(file, header=not rows, index=False)
-            rows.append(row)
+            record = _record(row) | about
+            pd.DataFrame([record]).to_csv(file, header=not records, index=False)
+            records.append(record)
             file.flush()
             with bar.external_write_mode():
-                print(_line(_shown(row)), flush=True)
-    plots.draw(rows, folder / "curves.png", title=title)
-
-
-def check(**numbers: Sequence[int]) -> None:
-    """Raises UsageError for a list that is empty or has a number below 1."""
-    for name, values in numbers.items():
-        if not values:
-            raise UsageError(f"{name}={list(values)} is empty: write at least one number.")
-        at_least(1, **{name: min(values)})
+                print(LINE.format(*_shown(record)).rstrip(), flush=True)
+    plots.draw(pd.DataFrame(records), folder / "curves.png", title=title)
 
 
 def label(mixer: MixerFactory) -> str:
@@ -163,14 +159,6 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def new_folder(root: str | os.PathLike[str], phase: Phase) -> Path:
-    """A folder for the results that nothing is in yet: `root`/benchmark/`phase`_0, or the next number."""
-    number, parent = 0, Path(root) / "benchmark"
-    while (parent / f"{phase}_{number}").exists():
-        number += 1
-    return parent / f"{phase}_{number}"
-
-
 def utilisation(row: Row) -> float | None:
     """Model FLOPs utilisation (MFU): operations per second in training, as a part of what the GPU is sold for."""
     at = row.setting
@@ -181,35 +169,31 @@ def utilisation(row: Row) -> float | None:
     return row.flops / row.seconds / peak if peak else None
 
 
-def _record(row: Row, about: dict[str, str]) -> dict[str, Any]:
-    """A row of the CSV."""
+def _record(row: Row) -> dict[str, Any]:
+    """A row of the CSV, but for the machine."""
     measured = row._asdict()
     at: Case = measured.pop("setting")
     dtype = str(at.dtype).removeprefix("torch.")
-    return measured | at._asdict() | {"dtype": dtype, "utilisation": utilisation(row)} | about
+    return measured | at._asdict() | {"dtype": dtype, "utilisation": utilisation(row)}
 
 
 LEGEND = "Higher is better of tokens/s and MFU (model FLOPs utilisation), lower of time and memory."
 HEADINGS = ("mixer", "length", "batch", "ms", "fastest to slowest", "tokens/s", "memory MiB", "MFU", "state MiB")
-WIDTHS = (28, 8, 6, 10, 22, 12, 11, 6, 10)
+LINE = "{:28} {:>8} {:>6} {:>10} {:>22} {:>12} {:>11} {:>6} {:>10}"
 
 
-def _shown(row: Row) -> tuple[str, ...]:
-    at, used = row.setting, utilisation(row)
-    place = (row.subject, f"{at.length:,}", str(at.batch_size))
-    if row.seconds is None:
-        return (*place, row.note)
-    return (
+def _shown(record: dict[str, Any]) -> list[str]:
+    """The cells of a row; where there are no numbers, the reason."""
+    place = [record["subject"], f"{record['length']:,}", str(record["batch_size"])]
+    if record["seconds"] is None:
+        return [*place, record["note"], *[""] * 5]
+    used = record["utilisation"]
+    return [
         *place,
-        number(row.seconds, MILLISECOND),
-        f"{number(row.fastest, MILLISECOND)} to {number(row.slowest, MILLISECOND)}",
-        number(row.tokens_per_second),
-        number(row.peak_bytes, MIB),
+        number(record["seconds"], MILLISECOND),
+        f"{number(record['fastest'], MILLISECOND)} to {number(record['slowest'], MILLISECOND)}",
+        number(record["tokens_per_second"]),
+        number(record["peak_bytes"], MIB),
         MISSING if used is None else f"{used:.0%}",
-        number(row.state_bytes, MIB),
-    )
-
-
-def _line(cells: Sequence[str]) -> str:
-    first, *rest = (cell.rjust(width) for cell, width in zip(cells, WIDTHS, strict=False))
-    return " ".join([first.strip().ljust(WIDTHS[0]), *rest])
+        number(record["state_bytes"], MIB),
+    ]

@@ -1,10 +1,10 @@
 """Other people's layers and models, for comparison, where their packages are installed."""
 
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor, nn
@@ -25,17 +25,6 @@ from mixers.benchmark.work import (
 HEADS = 4  # of retention at width 1024, as in the paper
 LLAMA_HEADS = 8  # as many as our attention has
 CHUNK = 512  # recurrent_chunk_size of the authors' configuration
-
-
-class Called(nn.Module):
-    """A layer that is called in a way of its own."""
-
-    def __init__(self, layer: nn.Module, call: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.layer, self.call = layer, call
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.call(x)
 
 
 def peers(whole_model: bool, device: torch.device) -> dict[str, Target]:
@@ -103,14 +92,18 @@ def authors(*, chunkwise: bool) -> Target:
             layernorm_eps=1e-6,
             multiway=False,
         )
-        retention, positions = layer_class(args, at.dim, 2 * at.dim, HEADS), positions_class(args).to(at.device)
+        layer = layer_class(args, at.dim, 2 * at.dim, HEADS).to(at.device)
+        positions = positions_class(args).to(at.device)
         options = {"chunkwise_recurrent": True} if chunkwise else {}
 
-        layer = Called(retention, lambda x: retention(x, positions(x.shape[1], **options), **options)).to(at.device)
+        def arguments(layer: nn.Module, args: tuple[Tensor], _: object) -> tuple[tuple[Any, ...], dict[str, bool]]:
+            return (args[0], positions(args[0].shape[1], **options)), options
+
+        layer.register_forward_pre_hook(arguments, with_kwargs=True)
         x = torch.randn(at.batch_size, at.length, at.dim, device=at.device)
         if at.compiled:
             layer.compile()
-        return Workload(forward_and_backward(layer, x, at), parameters(retention))
+        return Workload(forward_and_backward(layer, x, at), parameters(layer))
 
     return prepare
 
@@ -118,24 +111,15 @@ def authors(*, chunkwise: bool) -> Target:
 def authors_code() -> tuple[Any, Any]:
     """The authors' classes MultiScaleRetention and RetNetRelPos.
 
-    Phase their files import beside them is not used for these two, so empty modules stand in.
+    What their files import of two other packages is not used for these two, so empty modules stand in.
     """
-    stand_ins: dict[str, dict[str, Any]] = {
-        "fairscale": {},
-        "fairscale.nn": {"checkpoint_wrapper": None, "wrap": None},
-        "timm": {},
-        "timm.models": {},
-        "timm.models.layers": {"drop_path": None},
-    }
-    added = [name for name in stand_ins if name not in sys.modules]
-    for name in added:
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].__dict__.update(stand_ins[name])
+    names = {"fairscale", "fairscale.nn", "timm", "timm.models", "timm.models.layers"} - sys.modules.keys()
+    sys.modules |= {name: MagicMock() for name in names}
     try:
         from torchscale.architecture.retnet import RetNetRelPos
         from torchscale.component.multiscale_retention import MultiScaleRetention
     finally:
-        for name in added:
+        for name in names:
             del sys.modules[name]
     return MultiScaleRetention, RetNetRelPos
 
@@ -147,6 +131,6 @@ def fla_layer(what: Phase, at: Case) -> Workload:
     if what != "train":
         raise Unavailable("only the training of flash-linear-attention's layer is measured")
     layer = MultiScaleRetention(hidden_size=at.dim, num_heads=HEADS, expand_k=1.0, expand_v=2.0).to(at.device)
-
+    layer.register_forward_hook(lambda module, x, outputs: outputs[0])
     x = torch.randn(at.batch_size, at.length, at.dim, device=at.device)
-    return Workload(forward_and_backward(Called(layer, lambda x: layer(x)[0]), x, at), parameters(layer))
+    return Workload(forward_and_backward(layer, x, at), parameters(layer))

@@ -1,17 +1,17 @@
 """Measurements as a picture: time, memory and throughput against length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from lit_modules.commands.table import number
-from mixers.benchmark import Row
 
 PANELS = {
     "seconds": ("milliseconds (lower is better)", 1e3),
@@ -30,32 +30,42 @@ def styles() -> Iterator[dict[str, Any]]:
         yield {"color": colour, "marker": marker, "linestyle": DASHES[place // len(COLOURS) % len(DASHES)]}
 
 
-def draw(rows: Sequence[Row], path: Path, *, title: str) -> None:
-    """Draws one curve for each subject and batch size; what could not be measured is a gap."""
+def draw(rows: pd.DataFrame, path: Path, *, title: str) -> None:
+    """Draws one curve for each subject and batch size; what could not be measured is a gap.
+
+    Args:
+        rows: Those of the benchmark's CSV.
+        path: The picture.
+        title: Above it.
+    """
     figure = Figure(figsize=(15, 5.2), layout="constrained")
     for axes, (field, (name, unit)) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         _panel(axes, rows, field, name, unit)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+    finish(figure)
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
 
 
-def _panel(axes: Axes, rows: Sequence[Row], field: str, name: str, unit: float) -> None:
-    lengths = sorted({row.setting.length for row in rows})
-    batch_sizes = {row.setting.batch_size for row in rows}
-    curves = dict.fromkeys((row.subject, row.setting.batch_size) for row in rows)
-    for (subject, batch), style in zip(curves, styles(), strict=False):
-        measured = [row for row in rows if (row.subject, row.setting.batch_size) == (subject, batch)]
-        found = {row.setting.length: getattr(row, field) for row in measured}
-        values = [found.get(length) for length in lengths]
-        heights = [float("nan") if value is None else max(value * unit, 1e-9) for value in values]  # the axis is a log
-        label = subject if len(batch_sizes) == 1 else f"{subject}, batch {batch}"
-        axes.plot(lengths, heights, markersize=5, linewidth=1.3, label=label, **style)
+def finish(figure: Figure) -> None:
+    """Adds grids, and one legend of the first panel's curves below all of them."""
+    for axes in figure.axes:
+        axes.grid(visible=True, alpha=0.3)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, field: str, name: str, unit: float) -> None:
+    several = rows["batch_size"].nunique() > 1
+    curves = rows.groupby(["subject", "batch_size"], sort=False)
+    for ((subject, batch), curve), style in zip(curves, styles(), strict=False):
+        ordered = curve.sort_values("length")
+        heights = (ordered[field].astype(float) * unit).clip(lower=1e-9)  # the axis is a log
+        label = f"{subject}, batch {batch}" if several else subject
+        axes.plot(ordered["length"], heights, markersize=5, linewidth=1.3, label=label, **style)
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=name)
+    lengths = sorted(rows["length"].unique())
     shown = lengths[:: -(-len(lengths) // TICKS)]
     axes.set_xticks(shown, labels=[f"{length:,}" for length in shown])
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=2 * TICKS))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axes.minorticks_off()
-    axes.grid(visible=True, alpha=0.3)

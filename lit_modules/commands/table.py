@@ -1,6 +1,5 @@
 """A table to read: what it shows, and its cells as text."""
 
-import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -17,10 +16,6 @@ class Table(NamedTuple):
     note: str
     data: pd.DataFrame
 
-    def text(self) -> str:
-        """For a terminal."""
-        return self.data.to_string()
-
     def markdown(self) -> str:
         lines = [["", *self.data.columns], ["---"] + ["---:"] * len(self.data.columns), *self.data.itertuples()]
         return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -28,4 +23,4 @@ class Table(NamedTuple):
 
 def number(value: float | None, unit: float = 1) -> str:
     """A quantity in some unit; a dash if it is not known."""
-    return MISSING if value is None or math.isnan(value) else console.number(value / unit)
+    return console.number(value / unit) if value is not None and pd.notna(value) else MISSING

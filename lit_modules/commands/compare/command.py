@@ -2,15 +2,13 @@
 
 import contextlib
 import io
+import json
 import sys
-import tempfile
 from pathlib import Path
-
-import yaml
 
 from lit_modules.commands.compare import report, tables
 from lit_modules.commands.compare.cost import costs_of
-from lit_modules.commands.compare.results import Collection
+from lit_modules.commands.compare.results import kept_results
 from lit_modules.commands.compare.runner import check_same, run_all, test_arguments
 from lit_modules.commands.compare.study import Options, Study, read_study
 from lit_modules.console import short_path
@@ -51,26 +49,29 @@ def compare(
         UsageError: The study, or the options of one of its rows, is not right.
     """
     asked = read_study(study, folder)
-    runs, collection, measured_on = asked.runs(rows, seeds), Collection(asked), device(accelerator)
+    runs, results, measured_on = asked.runs(rows, seeds), kept_results(asked), device(accelerator)
     for run in asked.runs():
-        if not collection.over(run):
+        if not results.over(run):
             check_same(run)
-    collection.add(asked.runs())
-    todo = [run for run in runs if not collection.over(run)]
+    results = results.add(asked.runs())
+    todo = [run for run in runs if not results.over(run)]
     if todo:
         check(asked)
         check_corpora(asked)
     print(f"{asked.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
     try:
-        run_all(todo, lambda run: report.write_tables(collection.add([run])))
+        for run in run_all(todo):
+            results = results.add([run])
+            report.write(results, None)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", flush=True)
         raise
-    results = collection.add(asked.runs())
-    collection.keep()
-    complete = all(collection.over(run) for run in asked.runs())
+    results = results.add(asked.runs())
+    results.keep()
+    complete = all(results.over(run) for run in asked.runs())
     page = report.write(results, costs_of(asked, measured_on, measure=complete))
-    print(f"\n{tables.quality(results).text()}\n\nreport: {short_path(page)}", flush=True)
+    report.write_tensorboard(results)
+    print(f"\n{tables.quality(results).data.to_string(index_names=False)}\n\nreport: {short_path(page)}", flush=True)
     if any((run.row, run.seed) in results.failed for run in runs):
         sys.exit(1)
 
@@ -78,10 +79,8 @@ def compare(
 def check(study: Study) -> None:
     """Raises UsageError for options that `fit` or `test` do not take, before hours are spent on the other rows."""
     for row in study.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            options = Path(folder, "options.yaml")
-            options.write_text(yaml.safe_dump(study.run(row, study.seeds[0]).options), encoding="utf-8")
-            _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
+        options = json.dumps(study.run(row, study.seeds[0]).options)
+        _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
     _parse(["test", *test_arguments(study.test)], f"test of {study.name}")
     others = [EvalCorpus(**other) if isinstance(other, dict) else other for other in study.test.get("corpora", [])]
     asked: Options = {"split": "test", "contexts": [], "max_tokens": None} | study.test

@@ -3,53 +3,28 @@
 import inspect
 import json
 import math
-from collections.abc import Iterable, Sequence
 from functools import partial
-from statistics import median
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 
 from lit_modules.commands.benchmark import machine
-from lit_modules.commands.compare.runner import last_checkpoint
+from lit_modules.commands.compare.runner import LAST
 from lit_modules.commands.compare.study import Options, Study
 from lit_modules.data.cache import replace_text
 from lit_modules.training import checkpoint
 from lit_modules.training.mixer_config import factory
 from lit_modules.training.precision import best_precision
 from mixers import LanguageModel
-from mixers.benchmark import Case, Phase, Row, language_model, measure
+from mixers.benchmark import Case, Phase, language_model, measure
 
 REPEATS = 3  # timed runs in a turn
 SHORT = 64  # tokens of the short sequences that one long one is compared with
 
-
-class Growth(NamedTuple):
-    """A quantity at several lengths; None where it could not be measured."""
-
-    lengths: list[int]
-    values: list[float | None]
-
-    @property
-    def exponent(self) -> float | None:
-        """p of length^p between the two longest lengths: about 0 if it is constant, 1 if linear, 2 if quadratic."""
-        before, last = (self.values[-2], self.values[-1]) if len(self.values) > 1 else (None, None)
-        return math.log(last / before) / math.log(self.lengths[-1] / self.lengths[-2]) if before and last else None
-
-
-class Spread(NamedTuple):
-    """A quantity that each round gave once."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Spread | None":
-        """That of values; None of none."""
-        known = sorted(values)
-        return cls(median(known), known[0], known[-1]) if known else None
+Spread = list[float]  # median, lowest and highest of what each round gave once
+Growth = list[list[Any]]  # lengths, and a quantity at each; None where it could not be measured
 
 
 class Cost(NamedTuple):
@@ -65,17 +40,6 @@ class Cost(NamedTuple):
     state_bytes: Growth  # of a sequence after so many
     training_bytes: Growth  # peak of a training step on one sequence
     note: str
-
-    @classmethod
-    def of(cls, fields: dict[str, Any]) -> "Cost":
-        """From JSON, which knows no tuples with names."""
-        typed: Any = {
-            name: (Growth if cls.__annotations__[name] is Growth else Spread)(*value)
-            if isinstance(value, list)
-            else value
-            for name, value in fields.items()
-        }
-        return cls(**typed)
 
 
 class Costs(NamedTuple):
@@ -96,8 +60,8 @@ def costs_of(study: Study, device: torch.device, *, measure: bool) -> Costs | No
     kept = study.folder / "cost.json"
     if kept.is_file():
         content = json.loads(kept.read_text(encoding="utf-8"))
-        return Costs({row: Cost.of(cost) for row, cost in content["rows"].items()}, content["machine"])
-    trained = [last for run in study.runs() if (last := last_checkpoint(run)).is_file()]
+        return Costs({row: Cost(**cost) for row, cost in content["rows"].items()}, content["machine"])
+    trained = [run.folder / LAST for run in study.runs() if (run.folder / LAST).is_file()]
     if not (measure and trained):
         return None
     vocab_size: int = checkpoint.read_file(trained[0])["hyper_parameters"]["vocab_size"]
@@ -120,15 +84,16 @@ def measure_costs(study: Study, vocab_size: int, dtype: torch.dtype, device: tor
     """
     models = {row: language_model(partial(build_model, study.options(row)["model"])) for row in study.rows}
     cases = _cases(study, Case(length=0, vocab_size=vocab_size, dtype=dtype, device=device))
-    found: dict[str, list[list[Row]]] = {row: [[] for _ in cases] for row in models}
-    rounds = study.cost.rounds
+    found, rounds = [], study.cost.rounds
     with tqdm(total=rounds * len(cases) * len(models), desc="cost", unit="turn", leave=False, disable=None) as bar:
         for turn in range(rounds):
-            for place, (phase, at) in enumerate(cases):
+            for case, (phase, at) in cases.items():
                 for row in measure(phase, models, [at], rounds=1, repeats=REPEATS, progress=lambda _: bar.update()):
-                    found[row.subject][place].append(row)
+                    found.append({**row._asdict(), "case": case, "turn": turn})
             tqdm.write(f"round {turn + 1} of {rounds}")
-    return {row: _cost(rows, found[study.first]) for row, rows in found.items()}
+    table = pd.DataFrame(found).astype(dict.fromkeys(QUANTITIES, float))
+    first = table[table["subject"] == study.first]
+    return {row: _cost(table[table["subject"] == row], first, list(study.cost.lengths)) for row in study.rows}
 
 
 def build_model(options: Options, at: Case) -> LanguageModel:
@@ -138,43 +103,54 @@ def build_model(options: Options, at: Case) -> LanguageModel:
     return LanguageModel(factory(known.pop("mixer")), overrides=overrides, vocab_size=at.vocab_size, **known)
 
 
-def _cases(study: Study, at: Case) -> list[tuple[Phase, Case]]:
+def exponent(quantity: Growth) -> float | None:
+    """p of length^p between the two longest lengths: about 0 if it is constant, 1 if linear, 2 if quadratic."""
+    lengths, values = quantity
+    before, last = [None, *values][-2:]
+    return math.log(last / before) / math.log(lengths[-1] / lengths[-2]) if before and last else None
+
+
+QUANTITIES = ("seconds", "tokens_per_second", "peak_bytes", "state_bytes", "parameters")  # of a benchmark's row
+
+
+def _cases(study: Study, at: Case) -> dict[str, tuple[Phase, Case]]:
     """As in training; as many tokens as the longest length, in short sequences; then each length, twice."""
     data, lengths = study.fit["data"], study.cost.lengths
-    one = [at._replace(length=length, batch_size=1) for length in lengths]
-    return [
-        ("train", at._replace(length=data["block_size"], batch_size=data["batch_size"])),
-        ("train", at._replace(length=SHORT, batch_size=max(1, lengths[-1] // SHORT))),
-        *(("train", each) for each in one),
-        *(("decode", each._replace(dtype=torch.float32)) for each in one),
-    ]
+    one = {length: at._replace(length=length, batch_size=1) for length in lengths}
+    return {
+        "usual": ("train", at._replace(length=data["block_size"], batch_size=data["batch_size"])),
+        "short": ("train", at._replace(length=SHORT, batch_size=max(1, lengths[-1] // SHORT))),
+        **{f"train {length}": ("train", case) for length, case in one.items()},
+        **{f"decode {length}": ("decode", case._replace(dtype=torch.float32)) for length, case in one.items()},
+    }
 
 
-def _cost(rows: Sequence[list[Row]], first: Sequence[list[Row]]) -> Cost:
-    """From a row's measurements, and the first row's: those of each setting, one a round."""
-    usual, short, *rest = rows
-    training, decoding = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-    lengths = [at[0].setting.length for at in training]
+def _cost(rows: pd.DataFrame, first: pd.DataFrame, lengths: list[int]) -> Cost:
+    """From a row's measurements, and the first row's: those of each case, one a round."""
+    seconds, usual = (one.pivot(index="turn", columns="case", values="seconds") for one in (rows, first))
+    medians = rows.groupby("case")[list(QUANTITIES)].median()
+
+    def median(quantity: str, case: str) -> float | None:
+        value = float(medians.at[case, quantity])
+        return None if math.isnan(value) else value
+
+    def growth(quantity: str, phase: Phase) -> Growth:
+        return [lengths, [median(quantity, f"{phase} {length}") for length in lengths]]
+
     return Cost(
-        parameters=usual[0].parameters or 0,
-        tokens_per_second=_median(row.tokens_per_second for row in usual),
-        speed=_ratio(first[0], usual),
-        peak_bytes=_median(row.peak_bytes for row in usual),
-        one_sequence=_ratio(training[-1], short),
-        longer_context=_ratio(decoding[-1], decoding[0]),
-        token_seconds=Growth(lengths, [_median(row.seconds for row in at) for at in decoding]),
-        state_bytes=Growth(lengths, [_median(row.state_bytes for row in at) for at in decoding]),
-        training_bytes=Growth(lengths, [_median(row.peak_bytes for row in at) for at in training]),
-        note="; ".join(dict.fromkeys(row.note for at in rows for row in at if row.note)),
+        parameters=int(median("parameters", "usual") or 0),
+        tokens_per_second=median("tokens_per_second", "usual"),
+        speed=_spread(usual["usual"] / seconds["usual"]),
+        peak_bytes=median("peak_bytes", "usual"),
+        one_sequence=_spread(seconds[f"train {lengths[-1]}"] / seconds["short"]),
+        longer_context=_spread(seconds[f"decode {lengths[-1]}"] / seconds[f"decode {lengths[0]}"]),
+        token_seconds=growth("seconds", "decode"),
+        state_bytes=growth("state_bytes", "decode"),
+        training_bytes=growth("peak_bytes", "train"),
+        note="; ".join(rows["note"][rows["note"] != ""].unique()),
     )
 
 
-def _ratio(rows: Iterable[Row], to: Iterable[Row]) -> Spread | None:
-    """Of the times, round by round."""
-    pairs = zip(rows, to, strict=True)
-    return Spread.of(row.seconds / other.seconds for row, other in pairs if row.seconds and other.seconds)
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    spread = Spread.of(value for value in values if value is not None)
-    return spread.median if spread else None
+def _spread(ratios: pd.Series) -> Spread | None:
+    known = ratios.dropna()
+    return [float(known.median()), float(known.min()), float(known.max())] if len(known) else None

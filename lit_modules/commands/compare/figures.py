@@ -2,12 +2,11 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -15,7 +14,7 @@ from lit_modules.commands import plots
 from lit_modules.commands.compare.cost import Costs
 from lit_modules.commands.compare.results import SMOOTHED, Results
 
-LINE = 0.042  # height of a line of small print, as a part of an axis
+SIZE = (11, 5.2)
 
 
 class Picture(NamedTuple):
@@ -24,19 +23,22 @@ class Picture(NamedTuple):
     note: str
     svg: str
 
+    def markdown(self) -> str:
+        return f"![{self.title}]({self.name}.svg)"
+
 
 def differences(results: Results) -> Picture | None:
     """Each row's difference to the first, with its interval."""
-    found, first = results.differences, results.study.first
-    if not found:
+    found, first = results.rows[["difference", "low", "high"]].dropna(subset="difference")[::-1], results.study.first
+    if found.empty:
         return None
     figure = Figure(figsize=(7.5, 0.9 + 0.34 * len(found)), layout="constrained")
     axes = figure.subplots()
-    for place, value in enumerate(reversed(found.values())):
-        colour = "#333333" if value.is_clear else "#999999"
-        axes.plot([value.low, value.high], [place, place], color=colour, linewidth=2)
-        axes.plot(value.mean, place, marker="o", color=colour)
-    axes.set_yticks(range(len(found)), labels=list(reversed(found)))
+    for place, (mean, low, high) in enumerate(found.to_numpy(float)):
+        colour = "#333333" if low > 0 or high < 0 else "#999999"
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot(mean, place, marker="o", color=colour)
+    axes.set_yticks(range(len(found)), labels=list(found.index))
     axes.set_ylim(-0.6, len(found) - 0.4)
     axes.axvline(0, color="#cc3311", linewidth=1)
     axes.set_xlabel(f"test loss minus that of {first}, nats per token (lower is better)")
@@ -51,17 +53,17 @@ def curves(results: Results) -> Picture | None:
     losses, first = results.mean("steps"), results.study.first
     if losses.empty:
         return None
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     loss, apart = figure.subplots(1, 2)
     for row, style in styles(results, losses.index):
-        loss.plot(losses.columns, losses.loc[row], label=row, **style)
+        loss.plot(losses.columns, losses.loc[row], label=row, markersize=0, **style)
         if first in losses.index:
-            apart.plot(losses.columns, losses.loc[row] - losses.loc[first], **style)
+            apart.plot(losses.columns, losses.loc[row] - losses.loc[first], markersize=0, **style)
     late = losses.iloc[:, len(losses.columns) // 8 :]
     loss.set(xlabel="step", ylabel="training loss, nats per token (lower is better)")
     loss.set_ylim(late.min().min() - 0.1, late.max().max() + 0.1)
     apart.set(xlabel="step", ylabel=f"training loss minus that of {first}, nats per token")
-    _finish(figure, loss, apart)
+    plots.finish(figure)
     note = f"Means over seeds and {SMOOTHED} logged steps. All rows read the same batches."
     return picture(figure, "curves", "Training", note)
 
@@ -71,19 +73,18 @@ def positions(results: Results) -> Picture | None:
     losses = results.mean("positions")
     if losses.empty:
         return None
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
-    firsts = list(losses.columns)
-    lasts = results.of("positions").groupby("at")["last"].first()
-    middles = [float(first * lasts[first]) ** 0.5 for first in firsts]
+    firsts = losses.columns
+    middles = (firsts * results.of("positions").groupby("at")["last"].first()[firsts]).to_numpy(float) ** 0.5
     for row, style in styles(results, losses.index):
-        axes.plot(middles, np.exp(losses.loc[row]), marker="o", markersize=3, label=row, **style)
+        axes.plot(middles, np.exp(losses.loc[row]), markersize=3, label=row, **style)
     axes.set(xscale="log", yscale="log", xlabel="position in the context", ylabel="perplexity (lower is better)")
     axes.set_xticks(middles, labels=[f"{first:,}" for first in firsts])
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(8))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
-    _finish(figure, axes)
+    plots.finish(figure)
     note = "Means over seeds, of the positions from each tick to just before the next. Models trained on shorter "
     note += "sequences than these have never seen the positions at the right."
     return picture(figure, "positions", "Perplexity by position", note)
@@ -91,53 +92,30 @@ def positions(results: Results) -> Picture | None:
 
 def quality_against_cost(results: Results, costs: Costs) -> Picture | None:
     """Loss against training speed, and against the size of the state."""
-    known = [row for row in results.finished if row in costs.rows]
+    losses = results.rows["loss"].dropna()
+    known = [row for row in losses.index if row in costs.rows]
     if not known:
         return None
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    state = costs.rows[known[0]].state_bytes
-    speeds = {row: costs.rows[row].tokens_per_second for row in known}
-    sizes: dict[str, float | None] = {row: (costs.rows[row].state_bytes.values[-1] or 0) / 1024 for row in known}
-    panels: tuple[tuple[str, str, dict[str, float | None]], ...] = (
-        ("training speed, tokens/s (higher is better)", "linear", speeds),
-        (f"state after {state.lengths[-1]:,} tokens, KiB (lower is better)", "log", sizes),
-    )
-    mean, named = results.losses.mean(axis=1), dict(styles(results, known))
-    for axes, (label, scale, prices) in zip(figure.subplots(1, 2), panels, strict=True):
-        points = [(float(mean[row]), price, row) for row, price in prices.items() if price]
-        axes.set(xlabel=label, ylabel="test loss, nats per token (lower is better)", xscale=scale)
-        axes.grid(visible=True, alpha=0.3)
-        _named(axes, sorted(points), named)
+    figure = Figure(figsize=SIZE, layout="constrained")
+    speed, state = figure.subplots(1, 2)
+    for row, style in styles(results, known):
+        cost = costs.rows[row]
+        speed.plot(cost.tokens_per_second or np.nan, losses[row], label=row, **style)
+        state.plot((cost.state_bytes[1][-1] or np.nan) / 1024, losses[row], **style)
+    speed.set(xlabel="training speed, tokens/s (higher is better)")
+    longest = costs.rows[known[0]].state_bytes[0][-1]
+    state.set(xlabel=f"state after {longest:,} tokens, KiB (lower is better)", xscale="log")
+    for axes in figure.axes:
+        axes.set_ylabel("test loss, nats per token (lower is better)")
+    plots.finish(figure)
     note = "Mean test loss over seeds. Cost as in the table above."
     return picture(figure, "cost", "Quality against cost", note)
 
 
-def styles(results: Results, rows: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows with a colour and a dash, the same in every picture."""
+def styles(results: Results, rows: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Rows with a colour, a dash and a marker, the same in every picture."""
     known = dict(zip(results.study.rows, plots.styles(), strict=False))
-    for row in rows:
-        yield row, {name: known[row][name] for name in ("color", "linestyle")}
-
-
-def _named(axes: Axes, points: Sequence[tuple[float, float, str]], how: Mapping[str, Mapping[str, Any]]) -> None:
-    """Points (height, x, name), ascending, with their names in a column at the right, where none covers another."""
-    for height, x, name in points:
-        axes.plot(x, height, marker="o", color=how[name]["color"])
-    low, high = axes.get_ylim()
-    below = low
-    for height, x, name in points:
-        below = max(height, below + (high - low) * LINE)
-        axes.annotate(
-            name, (x, height), xytext=(1.02, below), textcoords=("axes fraction", "data"), fontsize=8, va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6},
-        )  # fmt: skip
-
-
-def _finish(figure: Figure, *panels: Axes) -> None:
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
-    for axes in panels:
-        axes.grid(visible=True, alpha=0.3)
+    return [(row, known[row]) for row in rows]
 
 
 def picture(figure: Figure, name: str, title: str, note: str) -> Picture:

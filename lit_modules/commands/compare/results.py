@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lit_modules.commands.compare.runner import status, why_it_failed
 from lit_modules.commands.compare.study import Run, Study
 
+KEPT = "results.parquet"
 SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
 ALL_SCALARS = {"scalars": 0}  # TensorBoard's reader thins out what it is not told to keep
 
@@ -42,11 +43,6 @@ class Difference(NamedTuple):
     low: float
     high: float
 
-    @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
-
 
 @dataclass(frozen=True)
 class Results:
@@ -61,6 +57,39 @@ class Results:
     study: Study
     table: pd.DataFrame
     failed: dict[tuple[str, int], str]
+
+    @cached_property
+    def _known(self) -> set[tuple[str, int]]:
+        return {*zip(self.table["row"], self.table["seed"], strict=True), *self.failed}
+
+    def over(self, run: Run) -> bool:
+        """Whether a run has finished or failed, and will not be done again."""
+        return (run.row, run.seed) in self._known
+
+    def add(self, runs: Iterable[Run]) -> "Results":
+        """These, and the results of those runs that have come to an end and are not among them yet."""
+        found, failed = [self.table], dict(self.failed)
+        for run in runs:
+            if self.over(run):
+                continue
+            now = status(run)
+            if now == "finished":
+                found.append(read(run, self.study.digest(run.row)))
+            elif now == "failed":
+                failed[run.row, run.seed] = why_it_failed(run)
+        table = pd.concat(found, ignore_index=True)
+        order = {row: place for place, row in enumerate(self.study.rows)}
+        table = table.sort_values(["row", "seed"], key=lambda column: column.replace(order), kind="stable")
+        bad = table[(table["kind"] == "corpora") & ~np.isfinite(table["loss"])]
+        failed |= dict.fromkeys(zip(bad["row"], bad["seed"], strict=True), "the test loss is not a number")
+        usable = [run not in failed for run in zip(table["row"], table["seed"], strict=True)]
+        return Results(self.study, table.loc[usable], failed)
+
+    def keep(self) -> None:
+        """Writes the table to results.parquet, in one step."""
+        path = self.study.folder / KEPT
+        self.table.to_parquet(path.with_suffix(".partial"), index=False)
+        os.replace(path.with_suffix(".partial"), path)
 
     def of(self, kind: str) -> pd.DataFrame:
         return self.table[self.table["kind"] == kind]
@@ -80,24 +109,23 @@ class Results:
     @cached_property
     def losses(self) -> pd.DataFrame:
         """The test loss of each run on the training corpus, (rows, seeds), in nats per token; nan if it is missing."""
-        none = pd.DataFrame(index=list(self.study.rows), columns=self.study.seeds, dtype=float)
-        return self.on(self.corpora[0]) if self.corpora else none
+        return self.on(self.corpora[0] if self.corpora else "")
 
-    @property
-    def finished(self) -> list[str]:
-        """The rows that have a finished run."""
-        return list(self.losses.dropna(how="all").index)
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A line for each row of the study: finished runs, loss over seeds, and difference to the first row."""
+        finished = self.losses.dropna(how="all").index
+        apart = {row: self.difference(row, self.study.first) for row in finished if row != self.study.first}
+        known = {row: value for row, value in apart.items() if value is not None}
+        losses = {"loss": self.losses.mean(axis=1), "loss_deviation": self.losses.std(axis=1)}
+        return pd.DataFrame({"runs": self.losses.count(axis=1), **losses}).join(
+            pd.DataFrame.from_dict(known, orient="index", columns=["difference", "low", "high"], dtype=float)
+        )
 
     def mean(self, kind: str) -> pd.DataFrame:
         """Mean loss over seeds by row and `at`, of rows that have one."""
         found = self.of(kind).groupby(["row", "at"], sort=False)["loss"].mean().unstack()
         return found.reindex([row for row in self.study.rows if row in found.index])
-
-    @cached_property
-    def differences(self) -> dict[str, Difference]:
-        """The difference of each other row to the first on the training corpus, where they have a seed in common."""
-        found = {row: self.difference(row, self.study.first) for row in self.finished if row != self.study.first}
-        return {row: value for row, value in found.items() if value is not None}
 
     def difference(self, row: str, other: str) -> Difference | None:
         """A paired bootstrap over seeds and pieces of text; None where the two have no seed in common.
@@ -105,70 +133,24 @@ class Results:
         Runs with the same seed read the same text in the same order, and both are tested on the same pieces, so each
         pair of (seed, piece) gives one difference.
         """
-        ours, theirs = self._pieces(row, "nats"), self._pieces(other, "nats")
+        pieces = self.of("pieces")
+        ours, theirs = (
+            pieces[pieces["row"] == name].pivot(index="seed", columns="at", values=["nats", "tokens"])
+            for name in (row, other)
+        )
         seeds = ours.index.intersection(theirs.index)
         if seeds.empty:
             return None
-        tokens = self._pieces(row, "tokens").loc[seeds[0]]
-        return bootstrap((ours.loc[seeds] - theirs.loc[seeds]).to_numpy(float), tokens.to_numpy(float))
-
-    def _pieces(self, row: str, quantity: str) -> pd.DataFrame:
-        """(seeds, pieces)"""
-        pieces = self.of("pieces")
-        return pieces[pieces["row"] == row].pivot(index="seed", columns="at", values=quantity)
+        apart = ours["nats"].loc[seeds] - theirs["nats"].loc[seeds]
+        return bootstrap(apart.to_numpy(float), ours["tokens"].loc[seeds[0]].to_numpy(float))
 
 
-class Collection:
-    """Reads each finished run once, however often results are asked for.
-
-    Args:
-        study: The study, whose results.parquet holds the runs that were read before.
-    """
-
-    def __init__(self, study: Study):
-        self.study = study
-        self.failed: dict[tuple[str, int], str] = {}
-        self._read = [_kept(study)]
-        self._known = set(zip(self._read[0]["row"], self._read[0]["seed"], strict=True))
-
-    def over(self, run: Run) -> bool:
-        """Whether a run has finished or failed, and will not be done again."""
-        return (run.row, run.seed) in self._known | self.failed.keys()
-
-    def add(self, runs: Iterable[Run]) -> Results:
-        """The results so far, with those of some runs as far as they are over."""
-        for run in runs:
-            if self.over(run):
-                continue
-            now = status(run)
-            if now == "finished":
-                self._read.append(read(run, self.study.digest(run.row)))
-                self._known.add((run.row, run.seed))
-            elif now == "failed":
-                self.failed[run.row, run.seed] = why_it_failed(run)
-        return self.results()
-
-    def results(self) -> Results:
-        """The results so far; a run whose loss is not a number has failed."""
-        table = pd.concat(self._read, ignore_index=True)
-        order = {row: place for place, row in enumerate(self.study.rows)}
-        table = table.sort_values(["row", "seed"], key=lambda column: column.replace(order), kind="stable")
-        bad = table[(table["kind"] == "corpora") & ~np.isfinite(table["loss"])]
-        unusable = dict.fromkeys(zip(bad["row"], bad["seed"], strict=True), "the test loss is not a number")
-        keep = [key not in unusable for key in zip(table["row"], table["seed"], strict=True)]
-        return Results(self.study, table[keep], self.failed | unusable)
-
-    def keep(self) -> None:
-        """Writes what was read to results.parquet, in one step."""
-        path = _file(self.study)
-        partial = path.with_suffix(".partial")
-        self.results().table.to_parquet(partial, index=False)
-        os.replace(partial, path)
-
-
-def collect(study: Study) -> Results:
-    """The results of all runs that are there."""
-    return Collection(study).add(study.runs())
+def kept_results(study: Study) -> Results:
+    """The results of earlier reports that are still this study's."""
+    path = study.folder / KEPT
+    table = (pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))).astype(COLUMNS)
+    same = table["row"].map({row: study.digest(row) for row in study.rows}) == table["digest"]
+    return Results(study, table.loc[same & (table["seed"].isin(study.seeds) | table["seed"].isna())], {})
 
 
 def read(run: Run, digest: str) -> pd.DataFrame:
@@ -191,21 +173,6 @@ def _curve(folder: Path) -> pd.DataFrame:
     logged = pd.Series({event.step: event.value for event in events}).sort_index()
     smooth = logged.rolling(min(SMOOTHED, len(logged))).mean().dropna()
     return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})
-
-
-def _file(study: Study) -> Path:
-    return study.folder / "results.parquet"
-
-
-def _kept(study: Study) -> pd.DataFrame:
-    """The results of earlier reports that are still this study's."""
-    if not _file(study).is_file():
-        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    table = pd.read_parquet(_file(study)).astype(COLUMNS)
-    asked = {row: study.digest(row) for row in study.rows}
-    return table[
-        (table["row"].map(asked) == table["digest"]) & (table["seed"].isin(study.seeds) | table["seed"].isna())
-    ]
 
 
 def bootstrap(nats: np.ndarray, tokens: np.ndarray, *, seed: int = 0) -> Difference:

@@ -153,9 +153,9 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         if unknown := [name for name in content if name not in known]:
             raise UsageError(f"{unknown[0]!r} is no part of a study: it needs rows and fit, and may have seeds and "
                              "test and cost.")  # fmt: skip
-        options = parser.parse_object({name: value for name, value in content.items() if value is not None}).as_dict()
-        cost = CostOptions(**options.pop("cost"))
-        return Study(path.stem, Path(folder or Path("runs", "compare", path.stem)), **options, cost=cost)
+        options = parser.parse_object({name: value for name, value in content.items() if value is not None})
+        folder = Path(folder or Path("runs", "compare", path.stem))
+        return Study(path.stem, folder, **parser.instantiate(options).as_dict())
     except (ArgumentError, UsageError) as error:
         raise UsageError(f"study={str(path)!r}: {' '.join(str(error).split())}") from error
 
