@@ -74,8 +74,8 @@ class Evaluation(LightningDataModule):
         at_least(1, max_tokens=1 if max_tokens is None else max_tokens)
         if contexts and min(contexts) < LAST:
             raise UsageError(
-                f"contexts={list(contexts)} has one that is shorter than the {LAST} tokens that contexts are compared on: "
-                f"write {LAST} or more."
+                f"contexts={list(contexts)} has one that is shorter than the {LAST} tokens that contexts are compared "
+                f"on: write {LAST} or more."
             )
         self.text, self.split, self.max_tokens = text, split, max_tokens
         self.others = [EvalCorpus(other) if isinstance(other, str) else other for other in others]
