@@ -7,7 +7,7 @@ BASE = 10_000.0  # both papers' ratio between the fastest and the slowest rotati
 
 
 def rotary_frequencies(width: int, device: torch.device) -> Tensor:
-    """Radians a token for each pair of channels, BASE^(-2i/width), (k/2,)."""
+    """Radians per token for each pair of channels, BASE^(-2i/width), (k/2,)."""
     return BASE ** -(torch.arange(0, width, 2, device=device, dtype=_precise(device)) / width)
 
 
