@@ -35,10 +35,10 @@ class H3(RecurrentMixer[H3State]):
 
     Args:
         dim: Width of the input and of the output.
-        head_dim: Width of a head, which has head_dim² numbers pass its state space. RetNet's comparison has 8, the
-            authors' language models 1 (125M) or 8.
+        head_dim: Width of a head, whose head_dim² products of keys and values pass its state space. RetNet's
+            comparison has 8, the authors' language models 1 (125M) or 8.
         shift_size: Taps of the shift, which reaches back shift_size - 1 tokens.
-        state_size: Numbers of state that each of them has, N; in pairs that are complex numbers.
+        state_size: Real elements of the state of each of them, N, even: two for each complex mode.
         spectrum: A_n at the start: `lin` is -1/2 + iπn, `inv` -1/2 + i (N/π)(N/(2n+1) - 1), `real` -(n+1).
         discretisation: `bilinear` is the authors'; `zoh` the zero-order hold.
         ssm_lr: Learning rate of A and of the steps dt, which the authors keep at no more than 0.001. None means that of

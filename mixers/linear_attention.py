@@ -40,7 +40,7 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         num_heads: Number of heads; each is dim / num_heads wide.
         feature_map: φ, applied to queries and keys: `elu` is the paper's elu(x) + 1; `relu`; `softmax` is taken over
             the channels of a head.
-        chunk_size: Tokens mixed in parallel before their sum is carried on. Changes speed and memory, not the result.
+        chunk_size: Tokens mixed in parallel before the state is carried on. Changes speed and memory, not the result.
 
     Raises:
         ValueError: num_heads does not divide dim, or an option is out of range.

@@ -28,7 +28,7 @@ class S4D(RecurrentMixer[S4DState]):
 
     Args:
         dim: Width of the input and of the output.
-        state_size: Numbers of state of a channel, N; in pairs that are complex numbers.
+        state_size: Real elements of a channel's state, N, even: two for each complex mode.
         spectrum: A_n at the start: `lin` is -1/2 + iπn, `inv` -1/2 + i (N/π)(N/(2n+1) - 1), `real` -(n+1).
         discretisation: `zoh`, the zero-order hold, is the authors' S4D; `bilinear` that of S4 and H3.
         glu: Whether the output projection is gated.

@@ -29,7 +29,7 @@ def heads_of(mixer, x):
     return (y.unflatten(-1, (-1, y.shape[-1] // mixer.num_heads)).transpose(0, 1) for y in projected)
 
 
-def turned(vector, position, frequencies):
+def rotated(vector, position, frequencies):
     """Rotary positions by their definition: each pair of channels as a complex number, times e^{i n θ}."""
     pairs = torch.view_as_complex(vector.unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.exp(1j * position * frequencies)).flatten(-2)
@@ -51,7 +51,7 @@ def test_retention_is_its_recurrence_with_the_three_normalisers(x, decay, norm):
             row = [gamma ** (n - m) for m in range(n + 1)]
             scores = []
             for m in range(n + 1):
-                product = turned(q[n], n, frequencies) @ turned(k[m], m, frequencies)
+                product = rotated(q[n], n, frequencies) @ rotated(k[m], m, frequencies)
                 scores.append(product / math.sqrt(len(q[n])) * row[m] / math.sqrt(sum(row)))
             divisor = max(abs(sum(scores)), 1)
             o = sum(score / divisor * v[m] for m, score in enumerate(scores))
@@ -79,8 +79,8 @@ def test_attention_is_a_softmax_over_the_tokens_seen(x, num_kv_heads, window):
         heads = []
         for head in range(4):
             shared = head * num_kv_heads // 4
-            query = turned(q[n, head], n, frequencies)
-            scores = torch.stack([query @ turned(k[m, shared], m, frequencies) for m in seen]) / math.sqrt(width)
+            query = rotated(q[n, head], n, frequencies)
+            scores = torch.stack([query @ rotated(k[m, shared], m, frequencies) for m in seen]) / math.sqrt(width)
             heads.append(sum(weight * v[m, shared] for weight, m in zip(scores.softmax(0), seen, strict=True)))
         rows.append(torch.cat(heads))
     assert_close(mixer(x[None])[0], mixer.out_proj(torch.stack(rows)), rtol=1e-9, atol=1e-12)

@@ -44,7 +44,7 @@ def test_sections_may_be_files_beside_the_study(tmp_path: Path) -> None:
         ({"rows": {"A": {"model": {"mixer": "retentoin"}}}}, "row 'A' of small: .*did you mean 'retention'"),
         ({"rows": {"A": {"model": {"dmi": 3}}}}, "row 'A' of small: .*dmi"),
         ({"test": {"contxts": [128]}}, "test of small: .*contxts"),
-        ({"test": {"contexts": [64]}}, r"contexts=\[64\] has one below the 128 tokens"),
+        ({"test": {"contexts": [64]}}, r"contexts=\[64\] has one that is shorter than the 128 tokens"),
         ({"test": {"corpora": ["other.txt", "other.txt"]}}, r"has 'other.txt' again"),
         ({"test": {"corpora": ["playz"]}}, "corpus='playz' .*did you mean 'plays'"),
         ({"test": {"corpora": ["missing.txt"]}}, "corpus='missing.txt' is not there"),
