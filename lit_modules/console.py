@@ -1,7 +1,8 @@
-"""Text for a terminal: short paths, aligned tables, and how this program was called."""
+"""Text for a terminal: short paths, numbers, aligned tables, suggestions, and how this program was called."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -14,6 +15,12 @@ def short_path(path: str | Path) -> str:
     """A path relative to the current folder, where it lies below it."""
     absolute = Path(path).absolute()
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about a name that is not known: the nearest one that is, if any is near."""
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0] if close[0].startswith('--') else repr(close[0])}?" if close else "."
 
 
 def number(value: object) -> str:

@@ -8,6 +8,11 @@ from pytorch_lightning.cli import LightningCLI
 
 # What Lightning says of itself, or says again after us.
 NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
+WARNINGS = (
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    "Checkpoint directory .* exists and is not empty",  # of course, where a run goes on
+    "The dirpath has changed from",  # in validation and tests, where nothing is saved
+)
 
 
 class CLIWithoutCheckpoints(LightningCLI):
@@ -35,6 +40,16 @@ def batch_index(trainer: pl.Trainer) -> int:
     return int(trainer.fit_loop.total_batch_idx)
 
 
+def step_is_done(trainer: pl.Trainer) -> bool:
+    """Whether the batch just done, or under way, is the last of those that its optimizer step takes."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def step_is_logged(trainer: pl.Trainer) -> bool:
+    """Whether the optimizer step just done, or under way, is one that Lightning logs."""
+    return trainer._logger_connector.should_update_logs
+
+
 def validation_is_due(trainer: pl.Trainer) -> bool:
     """Whether the batch just done is one that validation follows."""
     every = trainer.val_check_batch
@@ -54,7 +69,8 @@ def validate_now(trainer: pl.Trainer) -> None:
 
 def hush() -> None:
     """Keeps from the user advertisements of Lightning's, deprecations in its own code, and what we say ourselves."""
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    for warning in WARNINGS:
+        warnings.filterwarnings("ignore", warning)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_news)
 
 

@@ -4,13 +4,11 @@ import ast
 import sys
 import tomllib
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module, metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from lit_modules.console import command
+from lit_modules.console import command, did_you_mean
 
 # Where the function of each command is: its signature is the command's options, its docstring their help.
 LIGHTNING_COMMANDS = {
@@ -41,15 +39,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not name:
         fail(f"name a command: {', '.join(COMMANDS)}.")
     if name not in COMMANDS:
-        close = get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        fail(f"There is no command {name!r}{hint} There are: {', '.join(COMMANDS)}.")
+        fail(f"There is no command {name!r}{did_you_mean(name, COMMANDS)} There are: {', '.join(COMMANDS)}.")
     if "torch" not in sys.modules:
         print(f"lit-mixers {version()}: loading torch", file=sys.stderr, flush=True)
     from mixers.checks import UsageError  # here, after the first output, since torch takes seconds
 
     try:
-        _run(argv)
+        if name in LIGHTNING_COMMANDS:
+            import_module("lit_modules.training.cli").run_command(argv)
+        else:
+            module, _, function = OWN_COMMANDS[name].partition(":")
+            import_module("lit_modules.commands.parser").run(getattr(import_module(module), function), argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT
     except (UsageError, FloatingPointError) as error:  # a loss that is not finite asks for another learning rate
@@ -59,28 +59,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 def overview() -> str:
     """The list of all commands, with one line on each."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {summary(path)}" for name, path in COMMANDS.items()]
-    return "\n".join(
-        [
-            "Trains language models with any sequence mixer, and compares them.\n",
-            f"usage: {command()} COMMAND [options]\n",
-            *lines,
-            f"\nOptions of a command: {command()} COMMAND --help",
-        ]
-    )
+    lines = "\n".join(f"  {name:{width}}  {summary(path)}" for name, path in COMMANDS.items())
+    return f"""Trains language models with any sequence mixer, and compares them.
+
+usage: {command()} COMMAND [options]
+
+{lines}
+
+Options of a command: {command()} COMMAND --help"""
 
 
 def summary(path: str) -> str:
     """The first line of a function's docstring, read from its file, since importing it may take seconds."""
     module, _, name = path.partition(":")
-    spec = find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    node: ast.AST = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    for part in name.split("."):
-        node = next(child for child in ast.iter_child_nodes(node) if getattr(child, "name", None) == part)
-    assert isinstance(node, ast.FunctionDef)
-    return (ast.get_docstring(node) or "").split("\n")[0]
+    file = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and node.name == name.split(".")[-1]:
+            return (ast.get_docstring(node) or "").split("\n")[0]
+    raise LookupError(f"There is no function {path}.")
 
 
 def version() -> str:
@@ -88,7 +84,7 @@ def version() -> str:
     try:
         return metadata.version("lit-mixers")
     except metadata.PackageNotFoundError:
-        project = Path(__file__).parent.parent / "pyproject.toml"
+        project = Path(__file__).parents[1] / "pyproject.toml"
         return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
@@ -96,13 +92,3 @@ def fail(message: str) -> NoReturn:
     """Ends the program with one sentence about what was wrong."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
-
-
-def _run(argv: list[str]) -> None:
-    name, *options = argv
-    if name in LIGHTNING_COMMANDS:
-        import_module("lit_modules.training.cli").run_command(argv)
-    else:
-        module, _, function = OWN_COMMANDS[name].partition(":")
-        run = import_module("lit_modules.commands.parser").run
-        run(getattr(import_module(module), function), options)

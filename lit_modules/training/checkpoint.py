@@ -41,17 +41,18 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
         UsageError: The file is not one of our checkpoints, or was not trained on text.
     """
     content = read_file(find(ckpt_path, root))
-    model = LanguageModel(**_model_options(content["hyper_parameters"]))
+    saved = content["hyper_parameters"]
+    options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
+    if "mixer" in options:
+        options["mixer"] = factory(options["mixer"])
+    options["overrides"] = {int(layer): factory(mixer) for layer, mixer in (options.get("overrides") or {}).items()}
+    model = LanguageModel(**options)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
     return model.eval(), Tokenizer.from_json(content["Text"]["tokenizer"])
 
 
 def find(ckpt_path: str | Path, root: str | Path) -> Path:
-    """The file that `ckpt_path` means; `last` is the newest last.ckpt of any run below `root`.
-
-    Raises:
-        MissingFileError: There is none.
-    """
+    """The file that `ckpt_path` means, as `load` has it; raises MissingFileError where there is none."""
     if ckpt_path != "last":
         if not Path(ckpt_path).is_file():
             raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} is no file: write the path of a .ckpt, or last.")
@@ -65,12 +66,8 @@ def find(ckpt_path: str | Path, root: str | Path) -> Path:
     return max(candidates, key=lambda path: path.stat().st_mtime_ns)
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The content of one of our checkpoints; nothing in it is executed.
-
-    Raises:
-        UsageError: The file is something else.
-    """
+def read_file(path: Path) -> Options:
+    """The content of one of our checkpoints, of which nothing is executed; raises UsageError for any other file."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # most callers read no weights
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
@@ -85,18 +82,15 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path) -> Saved:
-    """What a checkpoint holds beside the weights.
-
-    Raises:
-        UsageError: The file is not one of our checkpoints, or was not trained on text.
-    """
-    content = read_file(path)
+    """What a checkpoint holds beside the weights; raises UsageError as `read_file` does."""
+    content, run = read_file(path), run_folder(path)
+    config = run / "config.yaml" if run else path
     return Saved(
         path=path,
         step=content["global_step"],
         model=_options(content["hyper_parameters"]),
         data=_options(content["datamodule_hyper_parameters"]),
-        trainer=_trainer_options(path),
+        trainer=yaml.safe_load(config.read_text("utf-8")).get("trainer", {}) if run and config.is_file() else {},
         tokenizer=Tokenizer.from_json(content["Text"]["tokenizer"]),
     )
 
@@ -106,28 +100,5 @@ def run_folder(path: Path) -> Path | None:
     return path.parent.parent if path.parent.name == "checkpoints" else None
 
 
-def results_folder(path: Path) -> Path:
-    """Where the results of a checkpoint go: the folder of its run, or its own if it lies elsewhere."""
-    return run_folder(path) or path.parent
-
-
-def _model_options(hyper_parameters: Options) -> Options:
-    """Those of the hyperparameters that are the language model's, with mixers as factories."""
-    options = {name: hyper_parameters[name] for name in signature(LanguageModel).parameters if name in hyper_parameters}
-    overrides = options.get("overrides") or {}
-    if "mixer" in options:
-        options["mixer"] = factory(options["mixer"])
-    return options | {"overrides": {int(layer): factory(mixer) for layer, mixer in overrides.items()}}
-
-
 def _options(hyper_parameters: Options) -> Options:
     return {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
-
-
-def _trainer_options(path: Path) -> Options:
-    run = run_folder(path)
-    config = run / "config.yaml" if run else None
-    if config is None or not config.is_file():
-        return {}
-    options: Options = yaml.safe_load(config.read_text(encoding="utf-8")).get("trainer", {})
-    return options

@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Sequence
-from inspect import getdoc
 from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -20,19 +19,13 @@ from lit_modules.training.trainer import Trainer
 from mixers import available
 from mixers.checks import UsageError
 
-SEED = 42
-
 
 class LightningParser(Parser, LightningArgumentParser):
     """Lightning's parser, which answers a mistake with one sentence."""
 
 
 class CLI(CLIWithoutCheckpoints):
-    """Runs one of Lightning's commands.
-
-    Args:
-        argv: The command and its options.
-    """
+    """Lightning's command line, whose first argument is the command."""
 
     def __init__(self, argv: Sequence[str]):
         self.argv = list(argv)
@@ -49,7 +42,6 @@ class CLI(CLIWithoutCheckpoints):
             parser_class=LightningParser,
             save_config_callback=SaveConfigCallback if argv[0] == "fit" else None,
             save_config_kwargs={"overwrite": True},  # a run that goes on has one already
-            seed_everything_default=SEED,
             auto_configure_optimizers=False,
             parser_kwargs={"allow_abbrev": False, argv[0]: options},
         )
@@ -59,7 +51,7 @@ class CLI(CLIWithoutCheckpoints):
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # Lightning's also takes a bool, of which `true` quietly means 0.
-        parser.add_argument("--seed_everything", type=int, default=SEED, help="Seed of the weights and the dropout.")
+        parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the weights and the dropout.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data", "model.vocab_size", lambda data: data.vocab_size, apply_on="instantiate")
@@ -95,7 +87,10 @@ class CLI(CLIWithoutCheckpoints):
         except (ValueError, TypeError) as error:
             if isinstance(error, TypeError) and "abstract class" not in str(error):
                 raise
-            raise _usage_error(error) from error
+            # What a constructor says is wrong, without what jsonargparse says around it.
+            while error.__cause__ is not None and str(error).startswith("Call to compute_fn of link"):
+                error = error.__cause__  # type: ignore[assignment]
+            raise UsageError(str(error)) from error
         if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
             self.config[self.subcommand].data.tokenizer = self.saved.data["tokenizer"]
             self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
@@ -143,10 +138,3 @@ def default_config() -> Path:
     here = Path(__file__).parent.parent
     beside = here.parent / "configs" / "default.yaml"
     return beside if beside.is_file() else here / "configs" / "default.yaml"
-
-
-def _usage_error(error: Exception) -> UsageError:
-    """What a constructor says is wrong, without what jsonargparse says around it."""
-    while error.__cause__ is not None and str(error).startswith("Call to compute_fn of link"):
-        error = error.__cause__  # type: ignore[assignment]
-    return error if isinstance(error, UsageError) else UsageError(str(error))

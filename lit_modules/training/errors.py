@@ -3,11 +3,11 @@
 import argparse
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
+from lit_modules.console import did_you_mean
 from lit_modules.training.mixer_config import complete
 from mixers import registry
 from mixers.checks import UsageError
@@ -40,10 +40,13 @@ def sentence(message: str, options: Iterable[str] = ()) -> str:
         options: Names of all the options there are.
     """
     if match := re.search(r"Option '([\w.]+)' is not accepted\. Got value: Namespace\(class_path='([\w.]+)'", message):
-        return _unknown_mixer_option(match[1], match[2])
+        mixer = complete(match[2])
+        there = f"There are: {', '.join(sorted(mixer.options))}." if mixer.options else "It has none."
+        hint = did_you_mean(match[1], mixer.options)
+        return f"The mixer {mixer.name!r} has no option {match[1]!r}{hint} {there}"
     if match := re.search(r"(?:unrecognized arguments: --?|does not accept option ')([\w.-]+)", message):
-        close = get_close_matches(match[1], list(options), n=1)
-        return f"There is no option --{match[1]}" + (f"; did you mean --{close[0]}?" if close else ".")
+        name = f"--{match[1]}"
+        return f"There is no option {name}{did_you_mean(name, options)}"
     if match := re.search(r'"(?:model\.mixer|model\.overrides|mixers)"[\s\S]*dot import path string: (\S+)', message):
         return registry.unknown(match[1])
     message = " ".join(message.split())
@@ -56,16 +59,8 @@ def option_names(parser: argparse.ArgumentParser) -> set[str]:
     """The names of all options of a parser and of its subcommands."""
     names = set()
     for action in parser._actions:
-        names |= {option.lstrip("-") for option in action.option_strings}
+        names |= set(action.option_strings)
         if isinstance(action, argparse._SubParsersAction):
             for subparser in action._name_parser_map.values():
                 names |= option_names(subparser)
     return names
-
-
-def _unknown_mixer_option(name: str, class_path: str) -> str:
-    mixer = complete({"class_path": class_path})
-    close = get_close_matches(name, mixer.options, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    there = f"There are: {', '.join(sorted(mixer.options))}." if mixer.options else "It has none."
-    return f"The mixer {mixer.name!r} has no option {name!r}{hint} {there}"

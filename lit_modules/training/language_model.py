@@ -1,8 +1,6 @@
 """Training a language model."""
 
 import inspect
-from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,14 +12,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from lit_modules.console import did_you_mean
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
+from lit_modules.lightning_internals import batch_index, step_is_logged
 from lit_modules.training.mixer_config import as_config
 from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
 from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.ops.compiled import no_compiler
-from mixers.registry import get
 
+MIXERS = ("mixer", "overrides")  # the options of the model that checkpoints hold as configs
 REBUILD = "pytorch_lightning.cli.instantiate_module"  # what load_from_checkpoint builds from plain config with
 
 
@@ -62,9 +62,10 @@ class LitLanguageModel(pl.LightningModule):
         super().__init__()
         options = {name: value for name, value in locals().items() if name in self.changeable_options}
         # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
-        model |= _checked({**model})
+        _check_names({**model})
         self.model = LanguageModel(**model)
-        self.save_hyperparameters(as_config({**options, "betas": list(betas), **model, "_instantiator": REBUILD}))
+        mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
+        self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
         # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
         self.val_loss = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
 
@@ -86,17 +87,17 @@ class LitLanguageModel(pl.LightningModule):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         # Dropout follows from the batch's number alone, so a run that was stopped anywhere goes on exactly as if it
         # had not been, and a checkpoint needs no generator's state. SeedSequence keeps neighbouring seeds unrelated.
-        entropy = [self.hparams["seed"], self.trainer.fit_loop.total_batch_idx, self.global_rank]
+        entropy = [self.hparams["seed"], batch_index(self.trainer), self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = self.loss(batch)
-        if self.logs_this_step and not loss.isfinite():  # reading it on every step would make a GPU wait
-            raise FloatingPointError(
-                f"the training loss is {loss.item()} at step {self.global_step + 1}: "
-                f"lower model.lr={self.hparams['lr']} or lengthen the warm-up."
-            )
-        if self.logs_this_step:  # averaging over the processes on every step would make each wait for all
+        if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
+            if not loss.isfinite():
+                raise FloatingPointError(
+                    f"the training loss is {loss.item()} at step {self.global_step + 1}: "
+                    f"lower model.lr={self.hparams['lr']} or lengthen the warm-up."
+                )
             self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
@@ -127,20 +128,23 @@ class LitLanguageModel(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-            if self.logs_this_step:
+            if step_is_logged(self.trainer):
                 self.log("grad_norm", norm)
-
-    @property
-    def logs_this_step(self) -> bool:
-        """Whether the optimizer step under way is one that is logged."""
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and (self.global_step + 1) % every == 0
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # A GradScaler and a fused step both want to unscale the gradients, and clipping needs them unscaled before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.scaler is None
         optimizer = torch.optim.AdamW(self._parameter_groups(), fused=fused)
-        scheduler = LambdaLR(optimizer, self._lr_factor())
+        options = self.hparams
+        # Not trainer.estimated_stepping_batches, which builds the loaders before their state is restored.
+        steps = options["decay_steps"] or self.trainer.max_steps
+        if options["schedule"] != "constant" and steps < 0:
+            raise UsageError(
+                f"schedule={options['schedule']!r} needs an end: set trainer.max_steps or model.decay_steps, or "
+                "model.schedule=constant."
+            )
+        own = {name: options[name] for name in ("schedule", "warmup_steps", "min_lr_ratio")}
+        scheduler = LambdaLR(optimizer, lr_factor(decay_steps=steps, **own))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -171,35 +175,8 @@ class LitLanguageModel(pl.LightningModule):
         groups = parameter_groups(self.model, lr=options["lr"], weight_decay=options["weight_decay"])
         return [{**group, "betas": tuple(options["betas"])} for group in groups]
 
-    def _lr_factor(self) -> Callable[[int], float]:
-        options = self.hparams
-        # Not trainer.estimated_stepping_batches, which builds the loaders before their state is restored.
-        steps = options["decay_steps"] or self.trainer.max_steps
-        if options["schedule"] != "constant" and steps < 0:
-            raise UsageError(
-                f"schedule={options['schedule']!r} needs an end: set trainer.max_steps or model.decay_steps, or "
-                "model.schedule=constant."
-            )
-        return lr_factor(
-            options["schedule"],
-            warmup_steps=options["warmup_steps"],
-            decay_steps=steps,
-            min_lr_ratio=options["min_lr_ratio"],
-        )
 
-
-def _checked(model: dict[str, Any]) -> dict[str, Any]:
-    """The mixers among a model's options, by name as classes; raises UsageError for an option that it does not have."""
+def _check_names(model: dict[str, Any]) -> None:
     known = inspect.signature(LanguageModel).parameters
     for name in model.keys() - known.keys():
-        close = get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}."
-        raise UsageError(f"{name}={model[name]!r} is no option of the model: {hint}")
-    return {name: _by_name(model[name]) for name in ("mixer", "overrides") if name in model}
-
-
-def _by_name(value: Any) -> Any:
-    """A mixer's class for its name, in a dict for each of its values; any other value as it is."""
-    if isinstance(value, dict):
-        return {key: _by_name(item) for key, item in value.items()}
-    return get(value) if isinstance(value, str) else value
+        raise UsageError(f"{name}={model[name]!r} is no option of the model{did_you_mean(name, known)}")

@@ -8,33 +8,26 @@ from typing import Any, NamedTuple
 from mixers import Mixer, available
 from mixers.checks import UsageError
 from mixers.model import MixerFactory
+from mixers.registry import get
 
 
-def as_config(value: Any) -> Any:
-    """A mixer factory as the config that builds it; a dict with each of its values turned so; any other value as it is.
+def as_config(mixer: Any) -> Any:
+    """A mixer's class, partial or name as the config `{class_path, init_args}`; of a dict, each of its values.
 
     Raises:
-        ValueError: The value is a function, which plain data cannot express.
+        UsageError: It is a function, or has one as an option, which plain data cannot express.
     """
-    if isinstance(value, dict):
-        return {key: as_config(item) for key, item in value.items()}
-    if not callable(value):
-        return value
+    if isinstance(mixer, dict):
+        return {key: as_config(value) for key, value in mixer.items()}
+    called = get(mixer) if isinstance(mixer, str) else mixer
+    options = called.keywords if isinstance(called, partial) else {}
     # A factory parsed from a command line is a partial of an instantiator whose first argument is the class.
-    called = (value.func, *value.args) if isinstance(value, partial) else (value,)
-    for cls in called:
-        if isinstance(cls, type) and issubclass(cls, Mixer):
-            options = value.keywords if isinstance(value, partial) else {}
-            return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": as_config(dict(options))}
+    for cls in (called.func, *called.args) if isinstance(called, partial) else (called,):
+        if isinstance(cls, type) and issubclass(cls, Mixer) and not any(map(callable, options.values())):
+            return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(options)}
     raise UsageError(
-        f"{value!r} cannot be kept in a checkpoint: give a mixer class or functools.partial(MixerClass, option=value)."
+        f"{mixer!r} cannot be kept in a checkpoint: give a mixer class or functools.partial(MixerClass, option=value)."
     )
-
-
-def factory(config: str | dict[str, Any]) -> MixerFactory:
-    """The mixer factory of a config: a name, an import path, or `{class_path, init_args}`."""
-    found = complete({"class_path": config} if isinstance(config, str) else config)
-    return partial(found.cls, **found.options)
 
 
 class Complete(NamedTuple):
@@ -45,21 +38,19 @@ class Complete(NamedTuple):
     options: dict[str, Any]
 
 
-def complete(config: dict[str, Any]) -> Complete:
-    """Looks up the class of a config `{class_path, init_args}` and fills in the options it leaves to their defaults."""
-    cls = class_at(config["class_path"])
-    parameters = list(inspect.signature(cls).parameters.values())[1:]  # the first is the width
-    defaults = {parameter.name: parameter.default for parameter in parameters}
-    return Complete(mixer_name(cls), cls, {**defaults, **config.get("init_args", {})})
-
-
-def class_at(path: str) -> type[Mixer[Any]]:
-    """The mixer class at an import path, which for a short name is the class that the name stands for."""
+def complete(config: str | dict[str, Any]) -> Complete:
+    """A name, an import path or a config `{class_path, init_args}`, with the options that it leaves to their defaults."""
+    path, options = (config, {}) if isinstance(config, str) else (config["class_path"], config.get("init_args", {}))
     module, _, name = path.rpartition(".")
-    if module in ("", "mixers.names"):
-        return available()[name]
-    cls: type[Mixer[Any]] = getattr(import_module(module), name)
-    return cls
+    cls = available()[name] if module in ("", "mixers.names") else getattr(import_module(module), name)
+    parameters = list(inspect.signature(cls).parameters.values())[1:]  # the first is the width
+    return Complete(mixer_name(cls), cls, {each.name: each.default for each in parameters} | options)
+
+
+def factory(config: str | dict[str, Any]) -> MixerFactory:
+    """The mixer factory of a name, an import path or a config."""
+    found = complete(config)
+    return partial(found.cls, **found.options)
 
 
 def mixer_name(cls: type[Mixer[Any]]) -> str:

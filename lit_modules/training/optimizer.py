@@ -1,7 +1,6 @@
 """Which parameters decay, which learn at their own rate, and how the rate changes over the steps."""
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,21 +21,20 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
     Which parameters share a group does not depend on `lr` and `weight_decay`, so both may change on resuming.
     """
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    asked: dict[nn.Parameter, dict[str, float]] = {parameter: {} for parameter in model.parameters()}
+    for module in model.modules():  # outer modules come first
+        options: Any = getattr(module, "optimizer_options", None)
+        for parameter in module.parameters() if options else ():
+            asked[parameter] |= options
     groups: dict[tuple[float | None, float | None], list[nn.Parameter]] = {(None, None): [], (None, 0.0): []}
-    asked = _asked_options(model)
-    for parameter in model.parameters():
+    for parameter, own in asked.items():
         decays = sum(size > 1 for size in parameter.shape) >= 2 and id(parameter) not in embedded
-        options = asked[id(parameter)]
-        group = options.get("lr"), options.get("weight_decay", None if decays else 0.0)
+        group = own.get("lr"), own.get("weight_decay", None if decays else 0.0)
         groups.setdefault(group, []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": lr if own_lr is None else own_lr,
-            "weight_decay": weight_decay if own_decay is None else own_decay,
-        }
-        for (own_lr, own_decay), parameters in groups.items()
-        if parameters
+        {"params": params, "lr": lr if rate is None else rate, "weight_decay": weight_decay if decay is None else decay}
+        for (rate, decay), params in groups.items()
+        if params
     ]
 
 
@@ -53,33 +51,23 @@ def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay:
         UsageError: The model's modules have other options than then, so the groups cannot be told apart.
     """
     groups = parameter_groups(model, lr=lr, weight_decay=weight_decay)
-    saved_sizes = [len(group["params"]) for group in saved["param_groups"]]
-    if [len(group["params"]) for group in groups] == saved_sizes:
+    sizes = [len(group["params"]) for group in saved["param_groups"]]
+    if [len(group["params"]) for group in groups] == sizes:
         return saved
-    place = {parameter: number for number, parameter in enumerate(model.parameters())}
-    new = [((group["lr"], group["weight_decay"]), parameter) for group in groups for parameter in group["params"]]
-    sizes = Counter(options for options, _ in new)
-    if [*sizes.values()] != saved_sizes:
+    merged: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for group in groups:
+        merged.setdefault((group["lr"], group["weight_decay"]), []).extend(group["params"])
+    if list(map(len, merged.values())) != sizes:
         raise UsageError("this checkpoint of version 0.1.0 was made with another ssm_lr: go on with the same at first.")
-    merged = list(sizes)
-    old = sorted(new, key=lambda pair: (merged.index(pair[0]), place[pair[1]]))
-    states = {parameter: saved["state"].get(number) for number, (_, parameter) in enumerate(old)}
-    numbers = iter(range(len(new)))
+    order = {parameter: number for number, parameter in enumerate(model.parameters())}
+    old = (parameter for group in merged.values() for parameter in sorted(group, key=order.__getitem__))
+    states = {parameter: saved["state"].get(number) for number, parameter in enumerate(old)}
+    new = {parameter: number for number, parameter in enumerate(p for group in groups for p in group["params"])}
     shared = saved["param_groups"][0]  # but for what a run sets at its start
     return {
-        "state": {n: states[parameter] for n, (_, parameter) in enumerate(new) if states[parameter] is not None},
-        "param_groups": [{**shared, "params": [next(numbers) for _ in group["params"]]} for group in groups],
+        "state": {number: states[parameter] for parameter, number in new.items() if states[parameter] is not None},
+        "param_groups": [{**shared, "params": [new[p] for p in group["params"]]} for group in groups],
     }
-
-
-def _asked_options(model: nn.Module) -> dict[int, dict[str, float]]:
-    """The options that modules set for each parameter, by its id."""
-    asked: dict[int, dict[str, float]] = {id(parameter): {} for parameter in model.parameters()}
-    for module in model.modules():  # outer modules come first
-        options: Any = getattr(module, "optimizer_options", None)
-        for parameter in module.parameters() if options else ():
-            asked[id(parameter)] |= options
-    return asked
 
 
 def lr_factor(

@@ -1,6 +1,5 @@
 """Lightning's trainer, measured in optimizer steps."""
 
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ class Trainer(pl.Trainer):
             if not any(isinstance(callback, ModelCheckpoint) for callback in own):
                 own.append(ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False))
         hush()
-        self._keeps_log = logger is None or logger is True
+        self._logs_to_folder = logger is None or logger is True  # which `fit` knows
         super().__init__(
             max_steps=max_steps,
             max_epochs=-1 if max_steps == -1 else None,
@@ -88,7 +87,7 @@ class Trainer(pl.Trainer):
             val_check_interval=val_check_interval and val_check_interval * accumulate_grad_batches,
             check_val_every_n_epoch=None,
             accumulate_grad_batches=accumulate_grad_batches,
-            logger=False if logger is None or logger is True else logger,  # `fit` knows the folder
+            logger=False if self._logs_to_folder else logger,
             callbacks=own,
             enable_checkpointing=enable_checkpointing,
             enable_progress_bar=enable_progress_bar,
@@ -116,14 +115,13 @@ class Trainer(pl.Trainer):
             datamodule: The data.
             ckpt_path: Checkpoint to go on from, in the same folder; `last` is the newest of all runs.
         """
-        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
-        if path:  # of course its folder is not empty
-            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-        if self._keeps_log:
-            self.logger = self._run_logger(model, path)
-        super().fit(
-            model, train_dataloaders, val_dataloaders, datamodule, str(path) if path else None, weights_only=True
-        )
+        path = self._file(ckpt_path)
+        if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer
+            kept, folder = path and checkpoint.run_folder(path), Path(self.default_root_dir)
+            name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
+            place = (kept.parent.parent, kept.parent.name, kept.name) if kept else (folder, name)
+            self.logger = TensorBoardLogger(*place, default_hp_metric=False)
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
         if self.is_global_zero and isinstance(model, LitLanguageModel):
             print(summary.result(self, model.model))
 
@@ -147,11 +145,7 @@ class Trainer(pl.Trainer):
         Returns:
             The metrics, in one dict.
         """
-        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
-        warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
-        results = super().validate(
-            model, dataloaders, str(path) if path else None, False, datamodule, weights_only=True
-        )
+        results = super().validate(model, dataloaders, self._file(ckpt_path), False, datamodule, weights_only=True)
         if verbose and self.is_global_zero:
             corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
             print("\n".join(summary.validation(corpus, result) for result in results))
@@ -189,13 +183,11 @@ class Trainer(pl.Trainer):
         Returns:
             The metrics, in one dict for each corpus, that of the run first.
         """
-        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
-        ckpt = str(path) if path else None
-        warnings.filterwarnings("ignore", "The dirpath has changed from")  # nothing is saved here
+        path = self._file(ckpt_path)
         if not isinstance(datamodule, Text):
             if corpora or max_tokens is not None:
                 raise UsageError(f"corpora={corpora} and max_tokens={max_tokens} need the run's Text as datamodule.")
-            return [dict(r) for r in super().test(model, dataloaders, ckpt, verbose, datamodule, weights_only=True)]
+            return [dict(r) for r in super().test(model, dataloaders, path, verbose, datamodule, weights_only=True)]
         if self.limit_test_batches != 1.0:
             raise UsageError(
                 f"trainer.limit_test_batches={self.limit_test_batches} would leave out parts of the tables: set "
@@ -205,15 +197,11 @@ class Trainer(pl.Trainer):
         scores = Scores(evaluation)
         self.callbacks.append(scores)  # type: ignore[attr-defined]
         try:
-            super().test(model, dataloaders, ckpt, False, evaluation, weights_only=True)
+            super().test(model, dataloaders, path, False, evaluation, weights_only=True)
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
-        folder = checkpoint.results_folder(path) if path else Path(self.log_dir or self.default_root_dir)
+        folder = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
         return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
 
-    def _run_logger(self, model: pl.LightningModule, ckpt_path: Path | None) -> TensorBoardLogger:
-        """TensorBoard in the folder of the run that goes on, or in a new one named after the mixer."""
-        if ckpt_path and (run := checkpoint.run_folder(ckpt_path)):
-            return TensorBoardLogger(run.parent.parent, name=run.parent.name, version=run.name, default_hp_metric=False)
-        name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
-        return TensorBoardLogger(self.default_root_dir, name=name, default_hp_metric=False)
+    def _file(self, ckpt_path: str | None) -> Path | None:
+        return checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None

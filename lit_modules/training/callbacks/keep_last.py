@@ -8,10 +8,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
-from torch import Tensor
 
 from lit_modules.console import command, short_path
-from lit_modules.lightning_internals import validate_now, validation_is_due
+from lit_modules.lightning_internals import step_is_done, validate_now, validation_is_due
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,68 +42,49 @@ class KeepLast(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.validated_step = state_dict["validated_step"]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._listen()  # here, because Lightning installs its own handlers just before
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # the only one that may handle signals
+            # Here, because Lightning installs its own handlers just before.
+            self._handlers = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
         # Lightning takes a checkpoint from before a validation for one from after it, and would leave it out.
         if trainer.global_step > self.validated_step and validation_is_due(trainer):
             validate_now(trainer)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if not step_is_done(trainer):
             return  # gradients of half a step are in no checkpoint
         self.ending = self._all_stop(trainer)
         if self.ending or trainer.global_step % self.every_n_steps == 0 or validation_is_due(trainer):
             self._save(trainer)
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Tensor, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._end_if_asked(trainer)  # not at the batch's end, where Lightning has yet to log it
 
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end_if_asked(trainer)
+    on_validation_start = on_train_batch_start
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Tensor,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # The checkpoint from before the validation is there already: this one is run again from its start.
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.ending = self._all_stop(trainer)
             self._end_if_asked(trainer)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if not trainer.sanity_checking:
             self.validated_step = trainer.global_step
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._end_if_asked(trainer)
         if trainer.enable_validation and self.validated_step != trainer.global_step:
             self._save(trainer)
             validate_now(trainer)  # a run ends with its result, whatever its length
         self._save(trainer)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._stop_listening()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._stop_listening()
-
-    def _listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # the only one that may handle signals
-            self._handlers = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
-
-    def _stop_listening(self) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
+
+    on_exception = teardown
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None and number == signal.SIGINT:

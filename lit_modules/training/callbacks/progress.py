@@ -11,32 +11,24 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from torch import Tensor
 
 from lit_modules.console import number
+from lit_modules.lightning_internals import step_is_done, step_is_logged
 
 
 class Speed(Callback):
     """Logs the tokens trained on per second, on all processes together, validations left out."""
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restart()
+    def on_train_start(self, *_: Any) -> None:
+        self.tokens, self.since = 0, time.perf_counter()
+
+    on_validation_end = on_train_start
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
     ) -> None:
         self.tokens += batch[:, 1:].numel() * trainer.world_size
-        if step_is_logged(trainer, batch_idx):
-            rate = self.tokens / (time.perf_counter() - self.since)
-            pl_module.log("tokens_per_second", rate, prog_bar=True)
-            self._restart()
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.paused = time.perf_counter()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
-            self.since += time.perf_counter() - self.paused
-
-    def _restart(self) -> None:
-        self.tokens, self.since = 0, time.perf_counter()
+        if step_is_done(trainer) and step_is_logged(trainer):
+            pl_module.log("tokens_per_second", self.tokens / (time.perf_counter() - self.since), prog_bar=True)
+            self.on_train_start()
 
 
 class Progress(TQDMProgressBar):
@@ -45,7 +37,6 @@ class Progress(TQDMProgressBar):
     Where output is not a terminal, a line for each tenth of the run and for each validation instead.
     """
 
-    LINES = 10
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
     def __init__(self) -> None:
@@ -64,21 +55,17 @@ class Progress(TQDMProgressBar):
         bar.initial = bar.n = trainer.global_step
         bar.refresh()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not step_is_done(trainer):
+            return
         if self.is_disabled:
             ends = trainer.max_steps > 0
-            every = max(1, trainer.max_steps // self.LINES) if ends else self.LINES * trainer.log_every_n_steps  # type: ignore[attr-defined]
-            if trainer.global_step % every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            if trainer.global_step % (max(1, trainer.max_steps // 10) if ends else 10 * trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
                 self._print_line(trainer, pl_module)
             return
-        self.train_progress_bar.update(trainer.global_step - self.train_progress_bar.n)
-        if step_is_logged(trainer, batch_idx):  # reading a metric waits for the GPU, so not on every step
+        self.train_progress_bar.update()
+        if step_is_logged(trainer):  # reading a metric waits for the GPU, so not on every step
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def init_validation_tqdm(self) -> Tqdm:
         bar = super().init_validation_tqdm()
@@ -95,15 +82,7 @@ class Progress(TQDMProgressBar):
         if shown and trainer.is_global_zero:
             print(f"step {trainer.global_step} of {trainer.max_steps}: {shown}", flush=True)
 
-    def get_metrics(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule
-    ) -> dict[str, str | int | float | dict[str, float]]:
+    def get_metrics(self, trainer: pl.Trainer, *_: Any) -> dict[str, str | int | float | dict[str, float]]:
         shown = {"loss": "train/loss", "validation perplexity": "val/perplexity", "tokens/s": "tokens_per_second"}
         known = trainer.callback_metrics
         return {name: number(known[key].item()) for name, key in shown.items() if key in known}
-
-
-def step_is_logged(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether the batch just done ends an optimizer step that is logged."""
-    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return every > 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and trainer.global_step % every == 0
