@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from inspect import getdoc
 from pathlib import Path
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException

@@ -39,7 +39,7 @@ class Complete(NamedTuple):
 
 
 def complete(config: str | dict[str, Any]) -> Complete:
-    """A name, an import path or a config `{class_path, init_args}`, with the options that it leaves to their defaults."""
+    """A name, an import path or a config `{class_path, init_args}`, with the defaults of the options it leaves out."""
     path, options = (config, {}) if isinstance(config, str) else (config["class_path"], config.get("init_args", {}))
     module, _, name = path.rpartition(".")
     cls = available()[name] if module in ("", "mixers.names") else getattr(import_module(module), name)

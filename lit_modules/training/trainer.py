@@ -119,8 +119,8 @@ class Trainer(pl.Trainer):
         if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer
             kept, folder = path and checkpoint.run_folder(path), Path(self.default_root_dir)
             name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
-            place = (kept.parent.parent, kept.parent.name, kept.name) if kept else (folder, name)
-            self.logger = TensorBoardLogger(*place, default_hp_metric=False)
+            root, name, version = (kept.parent.parent, kept.parent.name, kept.name) if kept else (folder, name, None)
+            self.logger = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
         if self.is_global_zero and isinstance(model, LitLanguageModel):
             print(summary.result(self, model.model))

@@ -60,7 +60,8 @@ class KeepLast(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._end_if_asked(trainer)  # not at the batch's end, where Lightning has yet to log it
 
-    on_validation_start = on_train_batch_start
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._end_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # The checkpoint from before the validation is there already: this one is run again from its start.

@@ -20,7 +20,8 @@ class Speed(Callback):
     def on_train_start(self, *_: Any) -> None:
         self.tokens, self.since = 0, time.perf_counter()
 
-    on_validation_end = on_train_start
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_start()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
