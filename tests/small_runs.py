@@ -5,9 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from lit_modules.data.datamodule import Text
+from lit_modules.main import main
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.trainer import Trainer
 from mixers import Attention, Retention
@@ -89,3 +91,17 @@ def lines(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def says(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence that a command line is refused with."""
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert err.endswith(lines[0] + "\n")
+    assert "Traceback" not in err
+    assert "usage:" not in out + err
+    return lines[0].removeprefix("error: ")
