@@ -10,7 +10,6 @@ from pytorch_lightning.cli import LightningCLI
 NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
 WARNINGS = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
-    "Checkpoint directory .* exists and is not empty",  # of course, where a run goes on
     "The dirpath has changed from",  # in validation and tests, where nothing is saved
 )
 

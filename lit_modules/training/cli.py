@@ -86,7 +86,7 @@ class CLI(CLIWithoutCheckpoints):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            if isinstance(error, TypeError) and "abstract class" not in str(error):
+            if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise
             # What a constructor says is wrong, without what jsonargparse says around it.
             while error.__cause__ is not None and str(error).startswith("Call to compute_fn of link"):

@@ -1,5 +1,6 @@
 """Lightning's trainer, measured in optimizer steps."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ class Trainer(pl.Trainer):
             ckpt_path: Checkpoint to go on from, in the same folder; `last` is the newest of all runs.
         """
         path = self._file(ckpt_path)
+        if path:  # a resumed run saves where it saved before
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer
             kept, folder = path and checkpoint.run_folder(path), Path(self.default_root_dir)
             name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
