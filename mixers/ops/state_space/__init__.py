@@ -7,20 +7,19 @@
 from torch import Tensor
 
 from mixers.ops.op import Implementation, Op, single_token, unless_sequence_on_cpu
-from mixers.ops.state_space import chunkwise
+from mixers.ops.state_space.blocked import attention_blocked
+from mixers.ops.state_space.chunkwise import attention_chunkwise, chunkwise
 from mixers.ops.state_space.reference import Modes, attention_examples, attention_reference, examples, reference, times
 
 __all__ = ["Modes", "state_space", "state_space_attention", "times"]
 
-state_space: Op[tuple[Tensor, Tensor]] = Op(
-    reference, [Implementation("chunkwise", chunkwise.chunkwise, single_token)], examples
-)
+state_space: Op[tuple[Tensor, Tensor]] = Op(reference, [Implementation("chunkwise", chunkwise, single_token)], examples)
 
 state_space_attention: Op[tuple[Tensor, Tensor]] = Op(
     attention_reference,
     [
-        Implementation("blocked", chunkwise.attention_blocked, unless_sequence_on_cpu),
-        Implementation("chunkwise", chunkwise.attention_chunkwise, single_token),
+        Implementation("blocked", attention_blocked, unless_sequence_on_cpu),
+        Implementation("chunkwise", attention_chunkwise, single_token),
     ],
     attention_examples,
 )

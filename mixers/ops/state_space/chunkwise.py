@@ -4,16 +4,13 @@ Axes: as in reference.py; products want heads and chunks first, (h, i, 2, n, m, 
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mixers.ops.chunks import in_chunks
-from mixers.ops.op import blocks
 from mixers.ops.precision import full_precision, in_product_dtype
 from mixers.ops.state_space.reference import Modes, outer, powers, read, times
 
@@ -43,20 +40,15 @@ class Chunk(NamedTuple):
 
 def chunkwise(u: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int) -> tuple[Tensor, Tensor]:
     """The output, and the state after it; the last chunk may be shorter."""
-    return _by_chunks(_equal_chunks, [u], modes, skip, state, chunk_size)
+    return by_chunks(_equal_chunks, [u], modes, skip, state, chunk_size)
 
 
 def attention_chunkwise(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The output, and the state after it; all outer products at once."""
-    return _by_chunks(_equal_attention_chunks, in_product_dtype(q, k, v), *rest)
+    return by_chunks(equal_attention_chunks, in_product_dtype(q, k, v), *rest)
 
 
-def attention_blocked(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    """For a CPU: a few heads at a time, whose outer products a cache holds. The backward makes these again."""
-    return _by_chunks(_few_heads_at_once, in_product_dtype(q, k, v), *rest)
-
-
-def _by_chunks(
+def by_chunks(
     run: Callable[..., tuple[Tensor, Tensor]],
     inputs: Sequence[Tensor],
     modes: Modes,
@@ -79,16 +71,7 @@ def _by_chunks(
     return torch.cat(outputs, 1), now.permute(BATCH_FIRST)
 
 
-def _few_heads_at_once(q: Tensor, *others: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`_equal_attention_chunks` by parts."""
-    heads = [at.stop - at.start for at in blocks(len(q), q[0].numel() * q.shape[2])]
-    parts = ([None] * len(heads) if x is None else x.split(heads) for x in (q, *others))
-    run = partial(checkpoint, _equal_attention_chunks, use_reentrant=False, preserve_rng_state=False)
-    o, state = zip(*(run(*part) for part in zip(*parts, strict=True)), strict=True)
-    return torch.cat(o), torch.cat(state)
-
-
-def _equal_attention_chunks(
+def equal_attention_chunks(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, *matrices: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The outputs of (h, c, p, i, b), in the same order, and the state after them, (h, 2, n, p², b)."""
