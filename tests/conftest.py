@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from small_runs import SMALL_WORDS, write_text
+from small_text import write_words
 
 
 @pytest.fixture
@@ -12,3 +13,16 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "corpus.txt")
     return list(SMALL_WORDS)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for tokens and tokenizers that is empty."""
+    monkeypatch.setenv("LIT_MIXERS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    """Sixty short documents in one file."""
+    return write_words(tmp_path)

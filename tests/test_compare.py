@@ -97,6 +97,7 @@ def test_markdown_shows_the_same_tables(done: Study) -> None:
 def test_tensorboard_has_the_runs_with_what_they_were_made_of(done: Study) -> None:
     events = EventAccumulator(str(done.folder / "tensorboard" / "retnet" / "seed_0")).Reload()
     assert events.Scalars("test/loss")[0].value == pytest.approx(kept_results(done).losses.loc["RetNet", 0])
+    assert {"test/last 128 of 128", "test/last 128 of 256", "test/loss by position"} <= {*events.Tags()["scalars"]}
     assert "_hparams_/session_start_info" in events.PluginTagToContent("hparams")
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 from small_evaluation import OTHER, read, run_of, trained_folder
-from small_runs import trainer
-from test_cli import says
+from small_runs import says, trainer
 
 from lit_modules.main import main
 

@@ -7,21 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_text import WORDS, SaveWhen, first, text, trained, write_words
+from small_text import WORDS, SaveWhen, first, text, trained
 
 from lit_modules.data import prepared, token_file
 from lit_modules.data.datamodule import Text
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LIT_MIXERS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> str:
-    return write_words(tmp_path)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_a_checkpoint_holds_the_tokenizer_the_order_and_the_options(corpus: str, tmp_path: Path) -> None:

@@ -7,20 +7,11 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from small_text import WORDS, SaveWhen, first, text, trained, write_words
+from small_text import WORDS, SaveWhen, first, text, trained
 
 from lit_modules.data.batches import sequential_batches
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LIT_MIXERS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> str:
-    return write_words(tmp_path)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_blocks_are_the_token_file_cut_without_overlap(corpus: str) -> None:

@@ -6,22 +6,13 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from small_text import WORDS, SaveWhen, first, text, trained, write_words
+from small_text import WORDS, SaveWhen, first, text, trained
 
 from lit_modules.data.datamodule import Text
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
 from mixers.checks import UsageError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LIT_MIXERS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> str:
-    return write_words(tmp_path)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_data_can_be_sent_to_another_process(corpus: str) -> None:

@@ -2,11 +2,12 @@
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -15,6 +16,7 @@ from lit_modules.commands.compare.cost import Costs
 from lit_modules.commands.compare.results import SMOOTHED, Results
 
 SIZE = (11, 5.2)
+LINE = 0.042  # height of a line of small print, as a fraction of an axis
 
 
 class Picture(NamedTuple):
@@ -98,18 +100,34 @@ def quality_against_cost(results: Results, costs: Costs) -> Picture | None:
         return None
     figure = Figure(figsize=SIZE, layout="constrained")
     speed, state = figure.subplots(1, 2)
-    for row, style in styles(results, known):
-        cost = costs.rows[row]
-        speed.plot(cost.tokens_per_second or np.nan, losses[row], label=row, **style)
-        state.plot((cost.state_bytes[1][-1] or np.nan) / 1024, losses[row], **style)
+    colours = {row: style["color"] for row, style in styles(results, known)}
+    by_loss = [(losses[row], costs.rows[row], row) for row in losses[known].sort_values(kind="stable").index]
+    speeds = [(loss, cost.tokens_per_second, row) for loss, cost, row in by_loss if cost.tokens_per_second]
+    sizes = [(loss, size / 1024, row) for loss, cost, row in by_loss if (size := cost.state_bytes[1][-1])]
     speed.set(xlabel="training speed, tokens/s (higher is better)")
     longest = costs.rows[known[0]].state_bytes[0][-1]
     state.set(xlabel=f"state after {longest:,} tokens, KiB (lower is better)", xscale="log")
-    for axes in figure.axes:
+    for axes, points in ((speed, speeds), (state, sizes)):
         axes.set_ylabel("test loss, nats per token (lower is better)")
-    plots.finish(figure)
+        axes.grid(visible=True, alpha=0.3)
+        _plot_named(axes, points, colours)
     note = "Mean test loss over seeds. Cost as in the table above."
     return picture(figure, "cost", "Quality against cost", note)
+
+
+def _plot_named(axes: Axes, points: Iterable[tuple[float, float, str]], colours: Mapping[str, Any]) -> None:
+    """Points (height, x, name), ascending, with their names in a column at the right, where none covers another."""
+    points = list(points)
+    for height, x, name in points:
+        axes.plot(x, height, marker="o", color=colours[name])
+    low, high = axes.get_ylim()
+    place = low
+    for height, x, name in points:
+        place = max(height, place + (high - low) * LINE)
+        axes.annotate(
+            name, (x, height), xytext=(1.02, place), textcoords=("axes fraction", "data"), fontsize=8, va="center",
+            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6},
+        )  # fmt: skip
 
 
 def styles(results: Results, rows: Iterable[str]) -> list[tuple[str, dict[str, Any]]]:

@@ -14,6 +14,7 @@ from lit_modules.commands.compare.figures import Picture
 from lit_modules.commands.compare.results import Results
 from lit_modules.commands.table import Table
 from lit_modules.data.cache import replace_text
+from lit_modules.evaluation.scores import LAST
 
 TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
 
@@ -72,7 +73,7 @@ def rows(results: Results, costs: Costs | None) -> pd.DataFrame:
 
 
 def write_tensorboard(results: Results) -> None:
-    """Writes what the finished runs were made of and their test losses, and the report as text.
+    """Writes what the finished runs were made of and their test losses, by position, too, and the report as text.
 
     TensorBoard then has a table of runs to sort by what they were made of, beside their own curves.
     """
@@ -86,5 +87,10 @@ def write_tensorboard(results: Results) -> None:
         model = {name: value for name, value in run.options["model"].items() if isinstance(value, str | int | float)}
         made_of = {"row": row, "seed": seed, **model, "max_steps": run.options["trainer"]["max_steps"]}
         losses = {f"test/loss {corpus}": loss for corpus, loss in zip(tested["corpus"], tested["loss"], strict=True)}
+        numbers = results.table[(results.table["row"] == row) & (results.table["seed"] == seed)]
+        contexts, positions = (numbers[numbers["kind"] == kind] for kind in ("contexts", "positions"))
+        losses |= {f"test/last {LAST} of {at}": loss for at, loss in zip(contexts["at"], contexts["loss"], strict=True)}
         with SummaryWriter(str(folder / run.folder.relative_to(study.folder))) as writer:
             writer.add_hparams(made_of, {"test/loss": tested["loss"].iloc[0], **losses}, run_name=".")
+            for last, loss in zip(positions["last"], positions["loss"], strict=True):
+                writer.add_scalar("test/loss by position", loss, last)
