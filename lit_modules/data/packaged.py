@@ -11,7 +11,8 @@ import os
 import re
 import sysconfig
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -73,14 +74,11 @@ def code() -> Iterator[str]:
         )
         for name in sorted(names):
             if name.endswith(".py"):
-                try:
+                with suppress(UnicodeDecodeError):  # a few modules are in another encoding on purpose
                     yield _read(Path(folder, name)).strip()
-                except UnicodeDecodeError:  # a few modules are in another encoding on purpose
-                    continue
 
 
-Reader = Callable[[], Iterator[str]]
-PACKAGED: dict[str, Reader] = {reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)}
+PACKAGED = {reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)}
 
 
 def _files(package: str, pattern: str) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from lit_modules.console import did_you_mean
+from lit_modules.data.cache import built_once, replace_text
 from mixers.checks import MissingFileError, UsageError
 
 END = "<|endoftext|>"
@@ -141,6 +142,17 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(inner)
 
 
+def cached_bpe(path: Path, documents: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
+    """The BPE at `path`, which is trained on `documents` first if it is not there or damaged."""
+
+    def train(path: Path) -> Tokenizer:
+        tokenizer = train_bpe(documents(), vocab_size)
+        replace_text(path, tokenizer.to_json())
+        return tokenizer
+
+    return built_once(path, lambda path: Tokenizer.from_json(path.read_text(encoding="utf-8")), train)
+
+
 def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     """A tokenizer that needs no training.
 
@@ -161,11 +173,9 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     elif path.suffix in (".json", ".ckpt") or path.is_absolute() or name.startswith("."):
         raise MissingFileError(f"tokenizer={name!r} is not a file: check the path.")
     elif "/" not in name:
-        close = get_close_matches(name, ["bytes", "bpe"], n=1)
-        hint = f" did you mean {close[0]!r}?" if close else ""
         raise UsageError(
-            f"tokenizer={name!r} is not known:{hint} write 'bytes', 'bpe', the path of a tokenizer.json or .ckpt file, "
-            "or 'owner/name' of a model on the Hub."
+            f"tokenizer={name!r} is not known: write 'bytes', 'bpe', the path of a tokenizer.json or .ckpt file, or "
+            f"'owner/name' of a model on the Hub{did_you_mean(name, ['bytes', 'bpe'])}"
         )
     else:
         text = _on_the_hub(name, cache_dir)
