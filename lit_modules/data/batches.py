@@ -17,11 +17,7 @@ from mixers.checks import UsageError
 
 @dataclass(eq=False)
 class Blocks(Dataset[Tensor]):
-    """Non-overlapping blocks of tokens: block[:-1] goes in, block[1:] is to be predicted.
-
-    Raises:
-        ValueError: If the tokens do not fill a block.
-    """
+    """Non-overlapping blocks of tokens, block[:-1] to read and block[1:] to predict; ValueError if none is full."""
 
     file: TokenFile
     whose: str  # what errors call the tokens

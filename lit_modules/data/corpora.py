@@ -31,11 +31,7 @@ class Corpus:
     splits: dict[str, Documents]
 
     def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split, one at a time; those without any text are left out.
-
-        Raises:
-            ValueError: If there is no such split, or nothing in it.
-        """
+        """The documents with text of a split, one at a time; raises ValueError if there are none, or no such split."""
         if split not in self.splits:
             there = ", ".join(name for name in self.splits if name != "unseen")
             raise UsageError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
@@ -85,11 +81,7 @@ def split_documents(documents: Documents, missing: Collection[str] = ("test", "v
     """Of every ten documents the fifth for the test and the last for validation, the rest for training.
 
     With fewer than ten documents, the last tenth of the text is for validation and the one before it for the test, cut
-    at a line end where there is one.
-
-    Args:
-        documents: Gives all of them.
-        missing: The splits wanted beside training, of "validation" and "test".
+    at a line end where there is one. `missing` are the splits wanted beside training.
     """
     return {split: partial(_part, split, documents, missing) for split in ("train", *missing)}
 

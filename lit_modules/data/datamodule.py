@@ -121,10 +121,7 @@ class Text(LightningDataModule):
 
     @property
     def start_token(self) -> int | None:
-        """The id that begins a document for `LanguageModel(start_token=...)`, None if documents are not isolated.
-
-        The end of a document is what the model reads before it predicts the first token of the next.
-        """
+        """The id that begins a document for the model, the end of the one before; None if they are not isolated."""
         return self.end if self.hparams["isolate_documents"] else None
 
     @property
@@ -198,9 +195,8 @@ class Text(LightningDataModule):
             )
         if not self._fitting:
             return
-        if changed := [name for name, value in self._order().items() if state_dict[name] != value]:
-            names = ", ".join(changed)
-            rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {names}.")
+        if changed := ", ".join(name for name, value in self._order().items() if state_dict[name] != value):
+            rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {changed}.")
         self._resumed_samples = 0 if changed else state_dict["samples_seen"]
         self._resumed_batches = state_dict["batches"]
 

@@ -13,11 +13,7 @@ ROWS = 1000  # rows of a data set that are read at once
 
 
 def read_files(files: list[Path], text_field: str) -> Iterator[str]:
-    """The documents of .txt, .jsonl and .parquet files, in the order of the files.
-
-    Raises:
-        ValueError: If a file is not what its suffix says, or has no such field or no text in it.
-    """
+    """The documents of .txt, .jsonl and .parquet files; raises ValueError for one that is not what its suffix says."""
     for file in files:
         try:
             yield from READERS[file.suffix](file, text_field)

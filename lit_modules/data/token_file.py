@@ -35,10 +35,7 @@ class TokenFile:
 
 
 def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer) -> TokenFile:
-    """The token file at `path`, which is written from `documents` first if it is not there or not whole.
-
-    Several processes may ask for the same file at once: one writes, the others wait.
-    """
+    """The token file at `path`, which is written from `documents` first if it is not there or not whole."""
     return built_once(path, _read, lambda path: _write(path, documents(), tokenizer))
 
 
@@ -89,8 +86,7 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenF
 
 def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
     """Pieces of documents in batches, and for each piece whether it is the last of its document."""
-    batch: list[tuple[str, bool]] = []
-    size = 0
+    batch, size = list[tuple[str, bool]](), 0
     for document in documents:
         left = len(document)
         for piece in pieces(document):

@@ -10,8 +10,7 @@ import numpy as np
 import tokenizers
 import torch
 from jsonargparse.typing import register_type
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.decoders import DecodeStream
+from tokenizers import decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -66,7 +65,7 @@ class Tokenizer:
 
         Each step decodes again only the ids since the last text but one, so its cost does not grow with the text.
         """
-        return partial(DecodeStream(skip_special_tokens=False).step, self._inner)
+        return partial(decoders.DecodeStream(skip_special_tokens=False).step, self._inner)
 
     def name_lengths(self) -> np.ndarray:
         """The characters in each id's name, 0 for `end`: (vocab_size,). Byte-level tokenizers name a byte by one."""
@@ -82,11 +81,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
-        """The tokenizer that `to_json`, or any tokenizer.json file, describes.
-
-        Raises:
-            ValueError: If the text describes no tokenizer.
-        """
+        """The tokenizer that `to_json`, or any tokenizer.json file, describes; raises ValueError for other text."""
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more precise
@@ -126,11 +121,7 @@ def bytes_tokenizer() -> Tokenizer:
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE of the documents, with `vocab_size` ids or fewer if they have too few pairs to merge.
-
-    Raises:
-        ValueError: If `vocab_size` has no room for every byte and the end of text.
-    """
+    """A byte-level BPE of the documents, with `vocab_size` ids (257 or more), or fewer if pairs to merge run out."""
     if vocab_size < BYTES + 1:
         raise UsageError(
             f"vocab_size={vocab_size} is too small for a byte-level BPE: "
@@ -157,8 +148,7 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     """A tokenizer that needs no training.
 
     Args:
-        name: `bytes`, the path of a tokenizer.json or of one of our checkpoints (.ckpt), or a model on the Hub,
-            `owner/name`.
+        name: `bytes`, the path of a tokenizer.json or of a checkpoint (.ckpt), or a model on the Hub, `owner/name`.
         cache_dir: The folder that keeps what is downloaded.
 
     Raises:
@@ -188,7 +178,7 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
 def _byte_level(model: BPE, *, use_regex: bool) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    inner.decoder = ByteLevelDecoder()
+    inner.decoder = decoders.ByteLevel()
     return inner
 
 
