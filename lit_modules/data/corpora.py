@@ -14,7 +14,6 @@ from lit_modules.data.readers import READERS, check_field, read_files, read_rows
 from mixers.checks import MissingFileError, UsageError
 
 Documents = Callable[[], Iterable[str]]
-
 PERIOD = 10
 HELD_OUT = {4: "test", 9: "validation"}  # places in ten documents
 

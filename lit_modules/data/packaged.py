@@ -67,9 +67,8 @@ def reports() -> Iterator[str]:
 def code() -> Iterator[str]:
     """The running Python's standard library without its tests, a document a file: another version, other text."""
     for folder, subfolders, names in os.walk(sysconfig.get_paths()["stdlib"]):
-        subfolders[:] = sorted(  # in place: what is left out here is not walked
-            name for name in subfolders if name not in NOT_LIBRARY_CODE and not name.startswith("config-")
-        )
+        kept = set(subfolders) - NOT_LIBRARY_CODE
+        subfolders[:] = sorted(name for name in kept if not name.startswith("config-"))  # in place: walk no others
         for name in sorted(names):
             if name.endswith(".py"):
                 with suppress(UnicodeDecodeError):  # a few modules are in another encoding on purpose

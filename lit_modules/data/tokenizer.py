@@ -10,7 +10,6 @@ import numpy as np
 import tokenizers
 import torch
 from jsonargparse.typing import register_type
-from tokenizers import decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -65,7 +64,7 @@ class Tokenizer:
 
         Each step decodes again only the ids since the last text but one, so its cost does not grow with the text.
         """
-        return partial(decoders.DecodeStream(skip_special_tokens=False).step, self._inner)
+        return partial(tokenizers.decoders.DecodeStream(skip_special_tokens=False).step, self._inner)
 
     def name_lengths(self) -> np.ndarray:
         """The characters in each id's name, 0 for `end`: (vocab_size,). Byte-level tokenizers name a byte by one."""
@@ -178,7 +177,7 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
 def _byte_level(model: BPE, *, use_regex: bool) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    inner.decoder = decoders.ByteLevel()
+    inner.decoder = tokenizers.decoders.ByteLevel()
     return inner
 
 

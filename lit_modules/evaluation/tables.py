@@ -24,9 +24,7 @@ COLUMNS = {
 Row = tuple[Any, ...]
 
 
-def report(
-    evaluation: Evaluation, sums: Sequence[LossSums], folder: Path | None, verbose: bool
-) -> list[dict[str, float]]:
+def report(evaluation: Evaluation, sums: list[LossSums], folder: Path | None, verbose: bool) -> list[dict[str, float]]:
     """Writes and prints the tables, where there is a folder for them, and returns the metrics of each corpus."""
     made = tables(evaluation, sums)
     if folder is not None:
@@ -36,7 +34,7 @@ def report(
     return made["corpora"][["loss", "perplexity", "bits_per_byte"]].add_prefix("test/").to_dict("records")
 
 
-def tables(evaluation: Evaluation, sums: Sequence[LossSums]) -> "dict[str, pd.DataFrame]":
+def tables(evaluation: Evaluation, sums: list[LossSums]) -> "dict[str, pd.DataFrame]":
     """Each table, from the sums over each part."""
     corpora = dict(zip(evaluation.corpora, sums, strict=False))
     windows = sums[len(corpora) :]
