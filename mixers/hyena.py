@@ -85,12 +85,7 @@ class Hyena(Mixer[HyenaState]):
         self.in_proj = nn.Linear(dim, (order + 1) * dim)
         self.short_conv = ShortConv((order + 1) * dim, width=short_width)
         self.filter = ImplicitFilter(
-            (order - 1) * dim,
-            max_length=max_length,
-            width=filter_width,
-            features=filter_features,
-            frequency=filter_frequency,
-            lr=filter_lr,
+            (order - 1) * dim, max_length, filter_width, filter_features, filter_frequency, filter_lr
         )
         self.skip = nn.Parameter(torch.randn((order - 1) * dim))  # b_i, one after the other
         self.out_proj = nn.Linear(dim, dim)
