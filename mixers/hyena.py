@@ -141,13 +141,11 @@ class Hyena(Mixer[HyenaState]):
         """The output, what the short convolution remembers, and the inputs of the long ones, (b, t, o, d)."""
         projected, short = self.short_conv.extend(self.in_proj(x), short)
         first, *gates, v = projected.split(self.dim, -1)
-        with full_precision(x.device):
-            v, inputs = v.to(state_dtype(self.out_proj.weight)), []
-            for i, gate in enumerate(reversed(gates)):
-                inputs.append(v * gate)
-                v = convolve(inputs[-1], i)
-            v = v * first
-        return self.out_proj(v.to(x.dtype)), short, torch.stack(inputs, 2)
+        v, inputs = v.to(state_dtype(self.out_proj.weight)), []
+        for i, gate in enumerate(reversed(gates)):
+            inputs.append(v * gate)
+            v = convolve(inputs[-1], i)
+        return self.out_proj((v * first).to(x.dtype)), short, torch.stack(inputs, 2)
 
     def _taps(self, length: int) -> Tensor:
         """The first `length` taps of the filters, at most max_length, (l, o, d); the first includes b."""

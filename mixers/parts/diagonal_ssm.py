@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.ops.precision import full_precision, state_dtype
+from mixers.ops.precision import state_dtype
 from mixers.ops.state_space import Modes, times
 
 Spectrum = Literal["lin", "inv", "real"]
@@ -45,18 +45,17 @@ class DiagonalSSM(nn.Module):
         """
         learned = (self.skip, self.c, self.dynamics.log_dt, self.dynamics.log_rate, self.dynamics.frequency)
         skip, c, log_dt, log_rate, frequency = (x.to(state_dtype(x)) for x in learned)
-        with full_precision(skip.device):
-            dt = log_dt.exp()[:, None]
-            rate, turn = -log_rate.exp() * dt, frequency * dt  # A dt
-            if self.method == "zoh":
-                growth = torch.expm1(rate) * turn.cos() - 2 * (turn / 2).sin().square()  # of e^x cos y - 1
-                gain = times(torch.stack([growth, rate.exp() * turn.sin()], 1), _reciprocal(rate / dt, frequency))
-                return Modes(rate, turn, times(c, gain)), skip
-            # |1 + w|² = |1 - w|² + 4 Re w
-            log_decay = torch.log1p(2 * rate / ((1 - rate / 2).square() + turn.square() / 4)) / 2
-            angle = torch.atan2(turn / 2, 1 + rate / 2) + torch.atan2(turn / 2, 1 - rate / 2)
-            gain = _reciprocal(1 - rate / 2, -turn / 2) * dt[:, None]
-            return Modes(log_decay, angle, times(c, gain)), skip
+        dt = log_dt.exp()[:, None]
+        rate, turn = -log_rate.exp() * dt, frequency * dt  # A dt
+        if self.method == "zoh":
+            growth = torch.expm1(rate) * turn.cos() - 2 * (turn / 2).sin().square()  # of e^x cos y - 1
+            gain = times(torch.stack([growth, rate.exp() * turn.sin()], 1), _reciprocal(rate / dt, frequency))
+            return Modes(rate, turn, times(c, gain)), skip
+        # |1 + w|² = |1 - w|² + 4 Re w
+        log_decay = torch.log1p(2 * rate / ((1 - rate / 2).square() + turn.square() / 4)) / 2
+        angle = torch.atan2(turn / 2, 1 + rate / 2) + torch.atan2(turn / 2, 1 - rate / 2)
+        gain = _reciprocal(1 - rate / 2, -turn / 2) * dt[:, None]
+        return Modes(log_decay, angle, times(c, gain)), skip
 
 
 class Dynamics(nn.Module):

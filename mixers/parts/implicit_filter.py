@@ -9,10 +9,6 @@ from torch.nn import functional as F
 from mixers.checks import UsageError
 from mixers.ops.precision import state_dtype
 
-# How fast the exponential windows of the channels fall to 1 % of their height, as shares of `max_length`:
-# the authors' target, fast_decay_pct and slow_decay_pct.
-WINDOW_TARGET, FASTEST_WINDOW, SLOWEST_WINDOW = 0.01, 0.3, 1.5
-
 
 class ImplicitFilter(nn.Module):
     """h_i = exp(-|δ| i/L) · MLP(features of i), with four layers and a sine for activation.
@@ -43,7 +39,8 @@ class ImplicitFilter(nn.Module):
         return F.linear(h, self.out.weight.to(dtype)) * self._window(h)
 
     def _window(self, like: Tensor) -> Tensor:
-        rates = -math.log(WINDOW_TARGET) / SLOWEST_WINDOW, -math.log(WINDOW_TARGET) / FASTEST_WINDOW
+        """Falls to 1 % at 1.5 L in the first channel and 0.3 L in the last, the authors' slow_ and fast_decay_pct."""
+        rates = -math.log(0.01) / 1.5, -math.log(0.01) / 0.3
         rate = torch.linspace(*rates, self.out.out_features, device=like.device, dtype=like.dtype)
         tap = torch.arange(len(like), device=like.device, dtype=like.dtype)
         return torch.exp(-rate * tap[:, None] / max(1, len(self.features) - 1))
