@@ -109,15 +109,10 @@ class Hyena(Mixer[HyenaState]):
         if tokens == 0:
             return HyenaState(state.short, past, _no_lookahead(past))
         taps = self._taps(past.shape[1] + tokens)
-        sums = [added_after(past[:, :, i], taps[:, i], tokens) for i in range(self.order - 1)]
-        near = F.pad(taps[:tokens], (0, 0, 0, 0, 0, max(0, tokens - len(taps))))
-        lookahead = Lookahead(
-            recent=past.new_zeros(len(past), tokens, *past.shape[2:]),
-            sums=torch.stack(sums, 2),
-            taps=near.expand(len(past), -1, -1, -1),
-            used=torch.zeros_like(state.lookahead.used),
-        )
-        return HyenaState(state.short, past, lookahead)
+        recent = past.new_zeros(len(past), tokens, *past.shape[2:])
+        sums = added_after(past.flatten(2), taps.flatten(1), tokens).view_as(recent)
+        near = F.pad(taps[:tokens], (0, 0, 0, 0, 0, max(0, tokens - len(taps)))).expand_as(recent)
+        return HyenaState(state.short, past, Lookahead(recent, sums, near, torch.zeros_like(state.lookahead.used)))
 
     def decode(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
         """Each input is added to the outputs to come; all rows must have been prepared at once."""
