@@ -15,6 +15,7 @@ from mixers.ops import OPS
 Phase = Literal["train", "prefill", "decode"]
 
 PIECE = 1024  # tokens read at once on the way to a long context
+inferring = torch.inference_mode()  # of a function: runs it in that mode
 
 
 class Case(NamedTuple):
@@ -126,7 +127,7 @@ def step(module: nn.Module, loss: Callable[[], Tensor], case: Case) -> Callable[
     return run
 
 
-@torch.inference_mode()
+@inferring
 def _reading(module: nn.Module, x: Tensor, phase: Phase, case: Case) -> Workload:
     """Reading a prompt in one piece, or one token after it."""
     recurrent: Any = module.eval()
@@ -143,10 +144,6 @@ def _reading(module: nn.Module, x: Tensor, phase: Phase, case: Case) -> Workload
         decoder(token)
     state_bytes = sum(leaf.nbytes for leaf in pytree.tree_leaves(state)) // len(x)
     return Workload(lambda: decoder(token), parameters(module), state_bytes)
-
-
-def inferring(run: Callable[[], object]) -> Callable[[], object]:
-    return torch.inference_mode()(run)
 
 
 def autocast(case: Case) -> AbstractContextManager[object]:

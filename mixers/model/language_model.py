@@ -1,7 +1,7 @@
 """The language model: embedding, blocks, norm and head."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.model.block import NORMS, Block, MixerFactory, State, matched_width, mixer_factory
+from mixers.model.block import NORMS, Block, MixerFactory, NormKind, State, matched_width, mixer_factory
 from mixers.model.generate import generate
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
 from mixers.model.packed import find_documents
@@ -62,7 +62,7 @@ class LanguageModel(nn.Module):
         depth: int = 16,
         ffn: FeedForwardKind = "gelu",
         ffn_dim: int | None = None,
-        norm: Literal["layer", "rms"] = "layer",
+        norm: NormKind = "layer",
         tie_embeddings: bool = True,
         dropout: float = 0.0,
         recompute: bool = False,
@@ -89,19 +89,15 @@ class LanguageModel(nn.Module):
             self.blocks.append(Block(built, FeedForward(dim, width, kind=ffn), norm=norm, dropout=dropout))
         self.norm = NORMS[norm](dim)
         self.head = None if tie_embeddings else nn.Linear(dim, vocab_size, bias=False)
-        for matrix in (self.embed, self.head):
-            if matrix is not None:
-                nn.init.normal_(matrix.weight, std=dim**-0.5)
+        for matrix in dict.fromkeys((self.embed.weight, self._output_weight)):  # one if they are tied
+            nn.init.normal_(matrix, std=dim**-0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) of the token after each of ids (batch, time)."""
         return F.linear(self._features(ids), self._output_weight)
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean negative log-likelihood of targets (batch, time), in nats per token; those that are -100 do not count.
-
-        The logits are never all held at once.
-        """
+        """Mean negative log-likelihood of targets (batch, time), in nats per token; those of -100 do not count."""
         total = negative_log_likelihood(self._features(ids), self._output_weight, targets)
         return total / (targets != IGNORED).sum().clamp(min=1)
 
@@ -170,17 +166,14 @@ class LanguageModel(nn.Module):
     def _extend(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         if self.start_token is None:
             return self._advance(Block.extend, ids, states)
-        begins, features = ids == self.start_token, []
-        columns = begins.any(0).nonzero().flatten().tolist()  # where a document begins in some row
-        for piece in ids.tensor_split([column for column in columns if column > 0], 1):
+        columns, features = (ids == self.start_token).any(0).nonzero().flatten(), []  # where a document begins in a row
+        for piece in ids.tensor_split(columns.tolist(), 1):
             states = self.restart(states, (piece[:, :1] == self.start_token).any(1))
             x, states = self._advance(Block.extend, piece, states)
             features.append(x)
         return torch.cat(features, 1), states
 
-    def _advance(
-        self, step: Callable[[Block, Tensor, State], Any], ids: Tensor, states: States
-    ) -> tuple[Tensor, States]:
+    def _advance(self, step: Callable[..., Any], ids: Tensor, states: States) -> tuple[Tensor, States]:
         x, after = self.dropout(self.embed(ids)), []
         for block, state in zip(self.blocks, states, strict=True):
             x, state = step(block, x, state)

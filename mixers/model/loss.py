@@ -84,7 +84,7 @@ class _ChunkedNLL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x_grad, weight_grad = (None if own is None else own * grad for own in ctx.saved_tensors)
+        x_grad, weight_grad = (None if own is None else own * grad.to(own.dtype) for own in ctx.saved_tensors)
         return x_grad, weight_grad, None  # autograd rounds the weight's to its dtype
 
 
