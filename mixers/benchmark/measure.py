@@ -3,7 +3,6 @@
 import gc
 import timeit
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -95,7 +94,7 @@ def _turn(row: Row, target: Target, repeats: int) -> tuple[Row, list[float]]:
             workload.run()  # warms up
             peak = peak_bytes(workload.run, device)  # not timed: it gives memory back, and new pages take time
             runs = repeats * (TOKENS if row.what == "decode" else 1)
-            seconds = timeit.repeat(workload.run, gc.enable, partial(_clock, device), repeat=runs, number=1)
+            seconds = timeit.repeat(workload.run, gc.enable, lambda: _clock(device), repeat=runs, number=1)
         return row._replace(peak_bytes=peak, parameters=workload.parameters, state_bytes=workload.state_bytes), seconds
     except Unavailable as reason:
         return row._replace(note=str(reason)), []

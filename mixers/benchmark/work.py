@@ -19,17 +19,14 @@ inferring = torch.inference_mode()  # of a function: runs it in that mode
 
 
 class Case(NamedTuple):
-    """Where on its curve something is measured.
-
-    Half precision is autocast over float32 weights in training, and weights of that dtype elsewhere.
-    """
+    """Where on its curve something is measured."""
 
     length: int  # tokens trained on, read, or already read
     batch_size: int = 1
     dim: int = 1024
     depth: int = 16  # of a model; a layer has none
     vocab_size: int = 50257  # likewise
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float32  # half precision is autocast over float32 weights in training, else the weights'
     device: torch.device = torch.device("cpu")
     compiled: bool = False  # by torch.compile
 

@@ -20,9 +20,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> Iterator[Tensor]:
-    """Continues prompts without end, yielding the next token of each, (batch,).
-
-    `zip(range(n), generate(...))` and `itertools.islice` bound it.
+    """Continues prompts without end, yielding the next token of each, (batch,); `itertools.islice` bounds it.
 
     Args:
         model: A `LanguageModel`, or what has its `initial_state`, `next_logits`, `prepare_decoding` and `decode`.
