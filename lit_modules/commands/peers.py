@@ -18,13 +18,13 @@ CHUNK = 512  # recurrent_chunk_size of the authors' configuration
 
 def peers(whole_model: bool, device: torch.device) -> dict[str, Target]:
     """The peers that can be measured here, by name."""
+    if whole_model:
+        return {"Llama (transformers)": llama} if find_spec("transformers") else {}
     found: dict[str, Target] = {}
-    if whole_model and find_spec("transformers"):
-        found["Llama (transformers)"] = llama
-    if not whole_model and find_spec("torchscale"):
+    if find_spec("torchscale"):
         found["authors, parallel"] = partial(authors, chunkwise=False)
         found["authors, chunkwise"] = partial(authors, chunkwise=True)
-    if not whole_model and device.type == "cuda" and find_spec("fla"):
+    if device.type == "cuda" and find_spec("fla"):
         found["retention (fla)"] = fla_layer
     return found
 
