@@ -15,8 +15,6 @@ from lit_modules.training import checkpoint
 from lit_modules.training.precision import device_kind
 from mixers.checks import at_least
 
-MAX_TOKENS = 256  # of a text for which a task names no number, as in the harness's own models
-
 
 class HarnessLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     """A checkpoint as a model of the harness, for `lm_eval.simple_evaluate(model=HarnessLM("last"), tasks=[...])`.
@@ -94,7 +92,7 @@ def _sampling(options: dict[str, Any]) -> Sampling:
     """How a request wants its text written: by the likeliest tokens, unless it asks to sample."""
     until = options.get("until") or []
     return Sampling(
-        max_tokens=options.get("max_gen_toks", MAX_TOKENS),
+        max_tokens=options.get("max_gen_toks", 256),  # by default as in the harness's own models
         temperature=options.get("temperature", 1.0) if options.get("do_sample") else 0.0,
         top_k=options.get("top_k"),
         top_p=options.get("top_p"),

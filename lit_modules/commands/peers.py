@@ -12,7 +12,6 @@ from mixers.benchmark import Case, Phase, Target, layer
 from mixers.benchmark.work import PIECE, Unavailable, Workload, inferring, parameters, state_bytes, step
 
 HEADS = 4  # of retention at width 1024, as in the paper
-LLAMA_HEADS = 8  # as many as our attention has
 CHUNK = 512  # recurrent_chunk_size of the authors' configuration
 
 
@@ -38,7 +37,7 @@ def llama(what: Phase, at: Case) -> Workload:
         hidden_size=at.dim,
         intermediate_size=round(8 * at.dim / 3 / 8) * 8,  # 4·dim² in attention, 3 matrices for the other 8·dim²
         num_hidden_layers=at.depth,
-        num_attention_heads=LLAMA_HEADS,
+        num_attention_heads=8,  # as many as our attention has
         max_position_embeddings=2 * at.length,
         tie_word_embeddings=True,
     )
