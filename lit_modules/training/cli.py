@@ -22,7 +22,7 @@ from mixers.checks import UsageError
 
 
 class LightningParser(Parser, LightningArgumentParser):
-    """Lightning's parser, which answers a mistake with one sentence."""
+    """Lightning's parser, with sentences for mistakes."""
 
 
 class CLI(CLIWithoutCheckpoints):
@@ -30,7 +30,7 @@ class CLI(CLIWithoutCheckpoints):
 
     def __init__(self, argv: Sequence[str]):
         self.argv = list(argv)
-        self.saved: checkpoint.Options | None = None  # options of the data, of the checkpoint to go on from
+        self.saved: checkpoint.Options | None = None  # the data's options in the checkpoint of a resumed run
         options = {
             "usage": f"{command()} {argv[0]} [options]",
             "default_config_files": [str(default_config())],
@@ -61,16 +61,14 @@ class CLI(CLIWithoutCheckpoints):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
         name, *options = self.argv
-        ckpt_path = None
-        if where := options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir"):
-            asked = parser.parse_args([name, *where])[name]
-            ckpt_path = asked.ckpt_path
-        if not ckpt_path:
+        where = options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir")
+        asked = parser.parse_args([name, *where])[name] if where else None
+        if asked is None or not asked.ckpt_path:
             self.config = parser.parse_args(self.argv)
             if name != "fit":
                 raise UsageError(f"{name} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
             return
-        path = checkpoint.find(ckpt_path, asked.trainer.default_root_dir)
+        path = checkpoint.find(asked.ckpt_path, asked.trainer.default_root_dir)
         content = checkpoint.read_file(path)
         # The checkpoint's options are read before those that were typed, which therefore win.
         self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(path, content))}", *options])
@@ -78,7 +76,7 @@ class CLI(CLIWithoutCheckpoints):
         resume.check(content, config.as_dict())
         if name == "fit" and 0 < config.trainer.max_steps <= step:
             raise UsageError(
-                f"ckpt_path={ckpt_path!r} is at step {step} already, and trainer.max_steps="
+                f"ckpt_path={asked.ckpt_path!r} is at step {step} already, and trainer.max_steps="
                 f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
             )
         self.saved = content["datamodule_hyper_parameters"]
@@ -100,15 +98,7 @@ class CLI(CLIWithoutCheckpoints):
 
 
 def run_command(argv: Sequence[str]) -> None:
-    """Runs one of Lightning's commands.
-
-    Args:
-        argv: The command and its options.
-
-    Raises:
-        UsageError: An option is wrong, or what it names.
-        SystemExit: The options only asked for something to be printed, or the run was asked to stop.
-    """
+    """Runs one of Lightning's commands; raises UsageError where an option is wrong, or what it names."""
     if "--model.mixer.help" in options_of(argv, "--model.mixer.help"):
         print(mixer_list())
         raise SystemExit(0)

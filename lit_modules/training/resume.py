@@ -17,12 +17,7 @@ FOLLOWING = {"vocab_size", "start_token", "seed"}  # options of the model that f
 
 
 def as_config(path: Path, content: Options) -> Options:
-    """The options of a checkpoint as a config of `fit`, `validate` or `test`.
-
-    Args:
-        path: The checkpoint; the trainer's options are in its run's config.yaml, while it lies in the run's folder.
-        content: What it holds.
-    """
+    """The options of a checkpoint as a config of `fit`, `validate` or `test`; the trainer's are in its run's folder."""
     model, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
     config = (run_folder(path) or path) / "config.yaml"  # no file where the checkpoint was moved
     return {
@@ -34,15 +29,7 @@ def as_config(path: Path, content: Options) -> Options:
 
 
 def check(content: Options, options: Options) -> None:
-    """Refuses options that the weights were not made for.
-
-    Args:
-        content: What the checkpoint holds.
-        options: Those of the run that is to go on, with the sections model and data.
-
-    Raises:
-        UsageError: One of them differs from the checkpoint's, and changes what the model computes.
-    """
+    """Raises UsageError for an option, of the sections model and data, that the weights were not made for."""
     model, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
     for name, parameter in signature(LanguageModel).parameters.items():
         if name not in LanguageModel.changeable_options | FOLLOWING:

@@ -1,19 +1,10 @@
 """What a run prints at its end."""
 
-from collections.abc import Mapping
-
 import pytorch_lightning as pl
 
 from lit_modules.console import command, number, short_path
-from lit_modules.evaluation import tables
 from lit_modules.training.mixer_config import mixer_name
 from mixers import LanguageModel, Mixer
-
-
-def validation(corpus: str, metrics: Mapping[str, float]) -> str:
-    """The results of a validation on a corpus as a table, in the form of those of a test."""
-    names = [name.removeprefix("val/") for name in metrics]
-    return f"{tables.NOTE}\n\n{tables.aligned(tables.table([(corpus, *metrics.values())], ['corpus', *names]))}"
 
 
 def model_mixers(model: LanguageModel) -> str:
@@ -21,16 +12,11 @@ def model_mixers(model: LanguageModel) -> str:
     return "-".join(dict.fromkeys(mixer_name(type(layer)) for layer in model.modules() if isinstance(layer, Mixer)))
 
 
-def parameters(model: LanguageModel) -> str:
-    """Where the parameters are, as one line."""
-    counts = model.parameter_counts()
-    parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
-    return f"parameters: {sum(counts.values()):,} ({parts})"
-
-
 def result(trainer: pl.Trainer, model: LanguageModel) -> str:
     """The results of a run, where they are, and what to do next."""
-    lines = [f"mixer: {model_mixers(model)}", parameters(model)]
+    counts = model.parameter_counts()
+    parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
+    lines = [f"mixer: {model_mixers(model)}", f"parameters: {sum(counts.values()):,} ({parts})"]
     for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
         if key in trainer.callback_metrics:
             lines.append(f"{name}: {number(trainer.callback_metrics[key].item())}")

@@ -18,8 +18,7 @@ from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import hush
 from lit_modules.training import checkpoint, summary
 from lit_modules.training.callbacks.keep_last import KeepLast
-from lit_modules.training.callbacks.progress import Progress, Speed
-from lit_modules.training.callbacks.samples import Samples
+from lit_modules.training.callbacks.progress import Progress, Samples, Speed
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.precision import best_precision
 from mixers.checks import UsageError
@@ -151,7 +150,9 @@ class Trainer(pl.Trainer):
         results = super().validate(model, dataloaders, self._file(ckpt_path), False, datamodule, weights_only=True)
         if verbose and self.is_global_zero:
             corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
-            print("\n".join(summary.validation(corpus, result) for result in results))
+            for result in results:
+                names = ["corpus", *(name.removeprefix("val/") for name in result)]
+                print(f"{tables.NOTE}\n\n{tables.aligned(tables.table([(corpus, *result.values())], names))}")
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]
