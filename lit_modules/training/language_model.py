@@ -84,10 +84,6 @@ class LitLanguageModel(pl.LightningModule):
         for block in self.model.blocks:
             block.compile()  # in place, so that the weights keep their names
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """Mean nats per token over rows of tokens (batch, time + 1): each predicts the next."""
-        return self.model.loss(rows[:, :-1], rows[:, 1:])
-
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         # Dropout follows from the batch's number alone, so a run that was stopped anywhere goes on exactly as if it
         # had not been, and a checkpoint needs no generator's state. SeedSequence keeps neighbouring seeds unrelated.
@@ -95,7 +91,7 @@ class LitLanguageModel(pl.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
+        loss = self.model.loss(batch[:, :-1], batch[:, 1:])
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
             if not loss.isfinite():
                 raise FloatingPointError(
