@@ -146,8 +146,8 @@ class LitLanguageModel(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         options, states = checkpoint["hyper_parameters"], checkpoint.get("optimizer_states", [])
-        asked = {name: options[name] for name in ("lr", "weight_decay")}
-        states[:] = [regroup(state, self.model, **asked) for state in states]
+        saved_with = {name: options[name] for name in ("lr", "weight_decay")}
+        states[:] = [regroup(state, self.model, **saved_with) for state in states]
 
     def on_train_start(self) -> None:
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.

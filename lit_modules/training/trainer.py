@@ -211,7 +211,7 @@ class Trainer(pl.Trainer):
         return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
 
     def _print_results(self, model: LanguageModel) -> None:
-        """Says what a run has come to, where that is, and what to do next."""
+        """Prints the results of a run, where they are, and what to do next."""
         counts = model.parameter_counts()
         parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
         print(f"mixer: {model_mixers(model)}\nparameters: {sum(counts.values()):,} ({parts})")
