@@ -12,8 +12,6 @@ from pytorch_lightning import Callback
 from lit_modules.console import command, short_path
 from lit_modules.lightning_internals import step_is_done, validate_now, validation_is_due
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Stopped(SystemExit):
     """A run ended by a signal, with everything saved. The exit code is 128 + the signal's number, as shells have it."""
@@ -42,7 +40,7 @@ class KeepLast(Callback):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if threading.current_thread() is threading.main_thread():  # the only one that may handle signals
             # Here, because Lightning installs its own handlers just before.
-            self._handlers = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+            self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         # Lightning takes a checkpoint from before a validation for one from after it, and would leave it out.
         if trainer.global_step > self.validated_step and validation_is_due(trainer):
             validate_now(trainer)
