@@ -3,10 +3,9 @@
 import pickle
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import yaml
 
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training.mixer_config import factory
@@ -14,17 +13,6 @@ from mixers import LanguageModel
 from mixers.checks import MissingFileError, UsageError
 
 Options = dict[str, Any]
-
-
-class Saved(NamedTuple):
-    """What a checkpoint holds beside the weights."""
-
-    path: Path
-    step: int
-    model: Options
-    data: Options
-    trainer: Options  # from the run's config.yaml, where the checkpoint still lies in its run's folder
-    tokenizer: Tokenizer
 
 
 def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[LanguageModel, Tokenizer]:
@@ -81,24 +69,6 @@ def read_file(path: Path) -> Options:
     return content
 
 
-def read(path: Path) -> Saved:
-    """What a checkpoint holds beside the weights; raises UsageError as `read_file` does."""
-    content, run = read_file(path), run_folder(path)
-    config = run / "config.yaml" if run else path
-    return Saved(
-        path=path,
-        step=content["global_step"],
-        model=_options(content["hyper_parameters"]),
-        data=_options(content["datamodule_hyper_parameters"]),
-        trainer=yaml.safe_load(config.read_text("utf-8")).get("trainer", {}) if run and config.is_file() else {},
-        tokenizer=Tokenizer.from_json(content["Text"]["tokenizer"]),
-    )
-
-
 def run_folder(path: Path) -> Path | None:
     """The folder of the run that a checkpoint belongs to, if it lies where runs keep them."""
     return path.parent.parent if path.parent.name == "checkpoints" else None
-
-
-def _options(hyper_parameters: Options) -> Options:
-    return {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}
