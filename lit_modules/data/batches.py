@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count, islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,16 +55,16 @@ class Blocks(Dataset[Tensor]):
         return {name: value for name, value in self.__dict__.items() if name != "_ids"}
 
 
-class Loader(Iterable[Tensor]):
-    """Batches of blocks, (batch, B + 1), int64; `batches` gives the indices of each, anew for each iteration.
+class Loader(Iterable[Any]):
+    """Batches of samples, such as blocks; `batches` gives the indices of each, anew for each iteration.
 
     It is not a DataLoader but makes one, since Lightning would replace the sampler of a DataLoader by its own.
     """
 
-    def __init__(self, blocks: Blocks, batches: Callable[[], Iterable[list[int]]], *, num_workers: int = 0) -> None:
+    def __init__(self, blocks: Any, batches: Callable[[], Iterable[list[int]]], *, num_workers: int = 0) -> None:
         self.blocks, self.batches, self.num_workers = blocks, batches, num_workers
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         sampler, pin = self.batches(), torch.cuda.is_available()
         return iter(DataLoader(self.blocks, batch_sampler=sampler, num_workers=self.num_workers, pin_memory=pin))
 
@@ -71,7 +72,7 @@ class Loader(Iterable[Tensor]):
 class SizedLoader(Loader):
     """A `Loader` of all blocks once, shared out by `sequential_batches`."""
 
-    def __init__(self, blocks: Blocks, *, batch_size: int, rank: int, world_size: int, num_workers: int) -> None:
+    def __init__(self, blocks: Any, *, batch_size: int, rank: int, world_size: int, num_workers: int) -> None:
         self.indices = sequential_batches(len(blocks), batch_size=batch_size, rank=rank, world_size=world_size)
         super().__init__(blocks, lambda: self.indices, num_workers=num_workers)
 

@@ -16,6 +16,7 @@ from tokenizers.trainers import BpeTrainer
 
 from lit_modules.console import did_you_mean
 from lit_modules.data.cache import built_once, replace_text
+from lit_modules.data.registry import saved_state
 from mixers.checks import MissingFileError, UsageError
 
 END = "<|endoftext|>"
@@ -183,7 +184,7 @@ def _byte_level(model: BPE, *, use_regex: bool) -> tokenizers.Tokenizer:
 
 def _in_checkpoint(path: Path) -> str:
     try:
-        return str(torch.load(path, map_location="cpu", mmap=True, weights_only=True)["Text"]["tokenizer"])
+        return str(saved_state(torch.load(path, map_location="cpu", mmap=True, weights_only=True))["tokenizer"])
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise UsageError(
             f"tokenizer={str(path)!r} is not a checkpoint that can be read: it is damaged, or holds more than plain "

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lit_modules.data.registry import saved_name, saved_state
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training.mixer_config import factory
 from mixers import LanguageModel
@@ -36,7 +37,7 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
     options["overrides"] = {int(layer): factory(mixer) for layer, mixer in (options.get("overrides") or {}).items()}
     model = LanguageModel(**options)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
-    return model.eval(), Tokenizer.from_json(content["Text"]["tokenizer"])
+    return model.eval(), Tokenizer.from_json(saved_state(content)["tokenizer"])
 
 
 def find(ckpt_path: str | Path, root: str | Path) -> Path:
@@ -64,7 +65,7 @@ def read_file(path: Path) -> Options:
         raise UsageError(
             f"ckpt_path={str(path)!r} is no checkpoint of lit-mixers: write the path of one that fit saved."
         )
-    if "Text" not in content:
+    if saved_name(content) is None:
         raise UsageError(f"ckpt_path={str(path)!r} holds no tokenizer: write the path of a checkpoint that fit saved.")
     return content
 

@@ -1,24 +1,28 @@
 """Lightning's commands: `fit`, `validate` and `test`, with everything a run needs as options."""
 
-import argparse
 import json
 from collections.abc import Sequence
-from inspect import getdoc
+from inspect import getdoc, signature
 from pathlib import Path
 
+from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 import mixers.names  # noqa: F401  (the short names)
 from lit_modules.console import command
-from lit_modules.data.datamodule import Text
+from lit_modules.data import registry
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
-from lit_modules.training import checkpoint, resume
+from lit_modules.training import checkpoint, pretrained, resume
 from lit_modules.training.errors import Parser
+from lit_modules.training.given import given, options_of
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.trainer import Trainer
 from mixers import available
 from mixers.checks import UsageError
+
+ROOT = signature(Trainer).parameters["default_root_dir"].default
+DATA_HELP = f"The kind of data: {', '.join(registry.DATA)};"
 
 
 class LightningParser(Parser, LightningArgumentParser):
@@ -30,6 +34,17 @@ class CLI(CLIWithoutCheckpoints):
 
     def __init__(self, argv: Sequence[str]):
         self.argv = list(argv)
+        asked = given(argv[1:], "data.name", "ckpt_path", "init_from", "trainer.default_root_dir")
+        self.root = asked.get("trainer.default_root_dir", ROOT)
+        self.init_from = asked.get("init_from")
+        self.path: Path | None = None  # the checkpoint of a run that goes on, or is measured
+        if asked.get("ckpt_path"):
+            self.path = checkpoint.find(asked["ckpt_path"], self.root)
+            self.content = checkpoint.read_file(self.path)
+            if options_of(argv, "--init_from")["--init_from"]:
+                pretrained.refuse_both(asked["ckpt_path"], self.init_from)
+        saved = registry.saved_name(self.content) if self.path else None
+        self.data = asked.get("data.name") or saved or registry.DEFAULT
         self.saved: checkpoint.Options | None = None  # the data's options in the checkpoint of a resumed run
         options = {
             "usage": f"{command()} {argv[0]} [options]",
@@ -38,7 +53,7 @@ class CLI(CLIWithoutCheckpoints):
         }
         super().__init__(
             LitLanguageModel,
-            Text,
+            registry.get(self.data),
             trainer_class=Trainer,
             parser_class=LightningParser,
             save_config_callback=SaveConfigCallback if argv[0] == "fit" else None,
@@ -55,34 +70,57 @@ class CLI(CLIWithoutCheckpoints):
         parser.add_argument("--seed_everything", type=int, default=42, help="Seed of the weights and the dropout.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--data.name", type=str, default=self.data, help=f"{DATA_HELP} `--data=NAME` for short.")
         parser.link_arguments("data", "model.vocab_size", lambda data: data.vocab_size, apply_on="instantiate")
         parser.link_arguments("data", "model.start_token", lambda data: data.start_token, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
         name, *options = self.argv
-        where = options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir")
-        asked = parser.parse_args([name, *where])[name] if where else None
-        if asked is None or not asked.ckpt_path:
+        if self.path is not None:
+            self._parse_resumed(parser, self.path)
+        elif name == "fit" and self.init_from:
+            start = pretrained.read(self.init_from, self.root)
+            # What the weights decide is read before what was typed, which is then compared with it.
+            self.config = parser.parse_args([name, f"--config={json.dumps(resume.start_config(start))}", *options])
+            config = self.config[name]
+            resume.check_model(start.options, config.as_dict())
+            resume.check_tokenizer(config.as_dict(), str(start.path), start.tokenizer)
+            config.data.tokenizer = config.init_from = str(start.path)
+        else:
             self.config = parser.parse_args(self.argv)
             if name != "fit":
                 raise UsageError(f"{name} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
-            return
-        path = checkpoint.find(asked.ckpt_path, asked.trainer.default_root_dir)
-        content = checkpoint.read_file(path)
+
+    def _parse_resumed(self, parser: LightningArgumentParser, path: Path) -> None:
+        name, *options = self.argv
+        saved = resume.as_config(path, self.content, self.data)
+        if name != "fit":
+            del saved["init_from"]
         # The checkpoint's options are read before those that were typed, which therefore win.
-        self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(path, content))}", *options])
-        config, step = self.config[name], content["global_step"]
-        resume.check(content, config.as_dict())
-        if name == "fit" and 0 < config.trainer.max_steps <= step:
-            raise UsageError(
-                f"ckpt_path={asked.ckpt_path!r} is at step {step} already, and trainer.max_steps="
-                f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
-            )
-        self.saved = content["datamodule_hyper_parameters"]
+        self.config = parser.parse_args([name, f"--config={json.dumps(saved)}", *options])
+        config, step = self.config[name], self.content["global_step"]
+        resume.check(self.content, config.as_dict())
+        if name == "fit":
+            self._check_resumed(config, step)
+        self.saved = self.content["datamodule_hyper_parameters"]
         config.ckpt_path = config.data.tokenizer = str(path)
 
+    def _check_resumed(self, config: Namespace, step: int) -> None:
+        if self.data != (saved := registry.saved_name(self.content)):
+            raise UsageError(
+                f"data={self.data!r} is not {saved!r}, on which ckpt_path={str(self.path)!r} was trained: leave it "
+                "out, or start a new run with init_from instead of ckpt_path."
+            )
+        if 0 < config.trainer.max_steps <= step:
+            raise UsageError(
+                f"ckpt_path={config.ckpt_path!r} is at step {step} already, and trainer.max_steps="
+                f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
+            )
+
     def instantiate_classes(self) -> None:
+        section = self.config[self.subcommand]
+        del section.data["name"]  # the class is chosen: it takes the other options only
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
@@ -92,6 +130,9 @@ class CLI(CLIWithoutCheckpoints):
             while error.__cause__ is not None and str(error).startswith("Call to compute_fn of link"):
                 error = error.__cause__  # type: ignore[assignment]
             raise UsageError(str(error)) from error
+        section.data["name"] = self.data  # for config.yaml
+        if self.path is not None and self.subcommand == "fit":
+            self.config_init[self.subcommand].init_from = None  # only said of a run that goes on
         if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
             self.config[self.subcommand].data.tokenizer = self.saved["tokenizer"]
             self.datamodule.hparams["tokenizer"] = self.saved["tokenizer"]
@@ -99,8 +140,12 @@ class CLI(CLIWithoutCheckpoints):
 
 def run_command(argv: Sequence[str]) -> None:
     """Runs one of Lightning's commands; raises UsageError where an option is wrong, or what it names."""
-    if "--model.mixer.help" in options_of(argv, "--model.mixer.help"):
+    if None in options_of(argv, "--model.mixer.help")["--model.mixer.help"]:
         print(mixer_list())
+        raise SystemExit(0)
+    argv = with_data_name(argv)
+    if options_of(argv, "--data.help")["--data.help"]:
+        print(data_help(argv))
         raise SystemExit(0)
     try:
         CLI(argv)
@@ -108,14 +153,27 @@ def run_command(argv: Sequence[str]) -> None:
         raise UsageError(str(error)) from error
 
 
-def options_of(argv: Sequence[str], *names: str) -> list[str]:
-    """Of the options in `argv`, those with certain names, each as one word."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in names:
-        short = ["-c"] if name == "--config" else []
-        finder.add_argument(*short, name, action="append", nargs="?", dest=name)
-    found = vars(finder.parse_known_args(argv)[0])
-    return [name if value is None else f"{name}={value}" for name in names for value in found[name] or ()]
+def with_data_name(argv: Sequence[str]) -> list[str]:
+    """The words, with `--data=NAME` or `--data NAME` written as the option that it is short for."""
+    words = list(argv)
+    for index, word in enumerate(argv):
+        option, equals, value = word.partition("=")
+        value = value if equals else "".join(argv[index + 1 : index + 2])
+        if option == "--data" and not Path(value).is_file():  # a file is a config of the section
+            words[index] = f"--data.name{equals}{value if equals else ''}"
+    return words
+
+
+def data_help(argv: Sequence[str]) -> str:
+    """The options of the data that is named, or else the list of what there is."""
+    asked = [*options_of(argv, "--data.help")["--data.help"], given(argv, "data.name").get("data.name")]
+    if not (name := next(filter(None, asked), None)):
+        width = max(map(len, registry.DATA))
+        lines = [f"  {name:{width}}  {(getdoc(registry.get(name)) or '').split(chr(10))[0]}" for name in registry.DATA]
+        return "\n".join(["Data:", *lines, "\nOptions of data: --data.help=NAME"])
+    parser = Parser(prog=command(), usage=f"{command()} COMMAND --data={name} [options]", add_help=False)
+    parser.add_class_arguments(registry.get(name), "data")
+    return parser.format_help()
 
 
 def mixer_list() -> str:

@@ -1,6 +1,7 @@
 """Training a language model."""
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +15,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lit_modules.console import did_you_mean
+from lit_modules.data.base import as_batch
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged
 from lit_modules.training.mixer_config import as_config
 from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
+from lit_modules.training.pretrained import load_weights
 from mixers import LanguageModel
 from mixers.checks import UsageError
+from mixers.model.loss import IGNORED
 from mixers.ops.compiled import no_compiler
 
 MIXERS = ("mixer", "overrides")  # the options of the model that checkpoints hold as configs
@@ -73,10 +77,15 @@ class LitLanguageModel(pl.LightningModule):
         # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
         self.val_loss = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
 
+    initial_weights: Mapping[str, Tensor] | None = None  # to start with, instead of random ones
+
     # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
 
     def configure_model(self) -> None:
+        if self.initial_weights is not None:
+            load_weights(self.model, self.initial_weights)
+            self.initial_weights = None
         if not self.hparams["compile"]:
             return
         if reason := no_compiler(self.trainer.strategy.root_device):
@@ -84,14 +93,17 @@ class LitLanguageModel(pl.LightningModule):
         for block in self.model.blocks:
             block.compile()  # in place, so that the weights keep their names
 
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Dropout follows from the batch's number alone, so a run that was stopped anywhere goes on exactly as if it
         # had not been, and a checkpoint needs no generator's state. SeedSequence keeps neighbouring seeds unrelated.
         entropy = [self.hparams["seed"], batch_index(self.trainer), self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss = self.model.loss(batch[:, :-1], batch[:, 1:])
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        inputs, targets = as_batch(batch)
+        loss = self.model.loss(inputs, targets)
+        if self.trainer.world_size > 1 and not isinstance(batch, Tensor):
+            loss = loss * self._share_of_targets(targets)
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
             if not loss.isfinite():
                 raise FloatingPointError(
@@ -102,8 +114,9 @@ class LitLanguageModel(pl.LightningModule):
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.val_loss.update(self.model.losses(batch[:, :-1], batch[:, 1:]))
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        inputs, targets = as_batch(batch)
+        self.val_loss.update(self.model.losses(inputs, targets)[targets != IGNORED])
 
     def on_validation_epoch_end(self) -> None:
         loss = self.val_loss.compute()
@@ -113,9 +126,17 @@ class LitLanguageModel(pl.LightningModule):
         if (bytes_per_token := getattr(self.trainer.datamodule, "bytes_per_token", None)) is not None:  # type: ignore[attr-defined]
             self.log("val/bits_per_byte", bits_per_byte(loss, bytes_per_token).float())
 
-    def test_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Negative log-likelihood of each target in nats, (batch, time), which `Trainer.test` sums."""
-        return self.model.losses(batch[:, :-1], batch[:, 1:])
+        return self.model.losses(*as_batch(batch))
+
+    def _share_of_targets(self, targets: Tensor) -> Tensor:
+        """The targets of this process over those of the average process.
+
+        Times it, the mean of all processes' losses is the mean over all targets, as in a single process.
+        """
+        count = (targets != IGNORED).sum().float()
+        return count / self.trainer.strategy.reduce(count.clone(), reduce_op="mean")  # which is done in place
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None

@@ -6,37 +6,66 @@ from typing import Any
 
 import yaml
 
-from lit_modules.data.datamodule import Text
+from lit_modules.data import registry
 from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.training.checkpoint import Options, run_folder
 from lit_modules.training.mixer_config import complete
+from lit_modules.training.pretrained import Pretrained
 from mixers import LanguageModel
 from mixers.checks import UsageError
 
 FOLLOWING = {"vocab_size", "start_token", "seed"}  # options of the model that follow from others, and cannot be given
 
 
-def as_config(path: Path, content: Options) -> Options:
-    """The options of a checkpoint as a config of `fit`, `validate` or `test`; the trainer's are in its run's folder."""
-    model, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
+def as_config(path: Path, content: Options, data: str) -> Options:
+    """The options of a checkpoint as a config of `fit`, `validate` or `test` on the data of that name.
+
+    Those of the trainer, and what the run started from, are in its folder.
+    """
+    model, own = content["hyper_parameters"], content["datamodule_hyper_parameters"]
+    if data != registry.saved_name(content):
+        own = {"tokenizer": str(path)}
     config = (run_folder(path) or path) / "config.yaml"  # no file where the checkpoint was moved
+    run = yaml.safe_load(config.read_text("utf-8")) if config.is_file() else {}
     return {
         "seed_everything": model["seed"],
-        "trainer": yaml.safe_load(config.read_text("utf-8")).get("trainer", {}) if config.is_file() else {},
+        "trainer": run.get("trainer", {}),
         "model": {name: value for name, value in model.items() if name not in FOLLOWING and name[0] != "_"},
-        "data": {name: value for name, value in data.items() if name[0] != "_"},
+        "data": {name: value for name, value in own.items() if name[0] != "_"},
+        "init_from": run.get("init_from"),
     }
+
+
+def start_config(start: Pretrained) -> Options:
+    """The options of a new run that its first weights decide, as a config of `fit`."""
+    known = signature(LanguageModel).parameters.keys() - FOLLOWING
+    model = {name: value for name, value in start.options.items() if name in known}
+    return {"model": model, "data": {"tokenizer": str(start.path)}}
 
 
 def check(content: Options, options: Options) -> None:
     """Raises UsageError for an option, of the sections model and data, that the weights were not made for."""
-    model, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
+    check_model(content["hyper_parameters"], options)
+    data, kept = content["datamodule_hyper_parameters"], Tokenizer.from_json(registry.saved_state(content)["tokenizer"])
+    check_tokenizer(options, data["tokenizer"], kept)
+    if (name := options["data"]["name"]) == registry.saved_name(content):
+        cls = registry.get(name)
+        for option in signature(cls).parameters.keys() - cls.changeable_options - {"tokenizer"}:
+            _refuse_other(f"data.{option}", options["data"][option], data[option])
+
+
+def check_model(saved: Options, options: Options) -> None:
+    """Raises UsageError for an option of the section model that weights made with the options `saved` do not allow."""
     for name, parameter in signature(LanguageModel).parameters.items():
         if name not in LanguageModel.changeable_options | FOLLOWING:
-            _refuse_other(f"model.{name}", options["model"][name], model.get(name, parameter.default))
-    for name in signature(Text).parameters.keys() - Text.changeable_options:
-        if name != "tokenizer" or not _is_file_of_tokenizer(options["data"][name], content):
-            _refuse_other(f"data.{name}", options["data"][name], data[name])
+            _refuse_other(f"model.{name}", options["model"][name], saved.get(name, parameter.default))
+
+
+def check_tokenizer(options: Options, saved: str, kept: Tokenizer) -> None:
+    """Raises UsageError for a tokenizer other than `kept`, which is called `saved`."""
+    asked = options["data"]["tokenizer"]
+    if not (Path(asked).is_file() and read_tokenizer(asked, cache_dir=Path()) == kept):
+        _refuse_other("data.tokenizer", asked, saved)
 
 
 def _refuse_other(name: str, asked: Any, saved: Any) -> None:
@@ -61,9 +90,3 @@ def _parts(name: str, value: Any) -> Options:
     for key, option in value.items():
         parts |= _parts(f"{name}.{key}", option)
     return parts
-
-
-def _is_file_of_tokenizer(name: str, content: Options) -> bool:
-    """Whether a tokenizer option is a file that holds the tokenizer of the checkpoint."""
-    kept = Tokenizer.from_json(content["Text"]["tokenizer"])
-    return Path(name).is_file() and read_tokenizer(name, cache_dir=Path()) == kept

@@ -17,7 +17,7 @@ from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import hush
-from lit_modules.training import checkpoint
+from lit_modules.training import checkpoint, pretrained
 from lit_modules.training.callbacks.keep_last import KeepLast
 from lit_modules.training.callbacks.progress import Progress, Samples, Speed
 from lit_modules.training.language_model import LitLanguageModel
@@ -108,6 +108,7 @@ class Trainer(pl.Trainer):
         val_dataloaders: Any = None,
         datamodule: pl.LightningDataModule | None = None,
         ckpt_path: str | None = None,
+        init_from: str | None = None,
     ) -> None:
         """Trains a model.
 
@@ -117,8 +118,14 @@ class Trainer(pl.Trainer):
             val_dataloaders: Batches to validate on, instead of a data module.
             datamodule: The data.
             ckpt_path: Checkpoint to go on from, in the same folder; `last` is the newest of all runs.
+            init_from: Checkpoint whose weights a new run starts with, at step 0, on other data or with other options of
+                training: its model and its tokenizer are those of the checkpoint.
         """
         path = self._file(ckpt_path)
+        if init_from and path:
+            pretrained.refuse_both(ckpt_path, init_from)
+        if init_from and isinstance(model, LitLanguageModel):
+            model.initial_weights = pretrained.read(init_from, self.default_root_dir).weights
         if path:  # a resumed run saves where it saved before
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer

@@ -9,9 +9,9 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
 
 from lit_modules.console import number
+from lit_modules.data.base import as_batch
 from lit_modules.evaluation.completion import Sampling, complete
 from lit_modules.lightning_internals import step_is_done, step_is_logged
 
@@ -26,9 +26,9 @@ class Speed(Callback):
         self.on_train_start()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Tensor, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.tokens += batch[:, 1:].numel() * trainer.world_size
+        self.tokens += as_batch(batch).targets.numel() * trainer.world_size
         if step_is_done(trainer) and step_is_logged(trainer):
             pl_module.log("tokens_per_second", self.tokens / (time.perf_counter() - self.since), prog_bar=True)
             self.on_train_start()

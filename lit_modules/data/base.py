@@ -1,0 +1,136 @@
+"""What any data for a language model offers: a tokenizer, batches in a reproducible order, and the position in it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lit_modules.data.batches import Loader, SizedLoader, shuffled_batches
+from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.lightning_internals import batches_done
+from mixers.checks import UsageError
+
+
+class Batch(NamedTuple):
+    """Ids that are read, and the id to predict after each of them; -100 where nothing is predicted."""
+
+    inputs: Tensor  # (batch, time), int64
+    targets: Tensor  # (batch, time), int64
+
+
+def as_batch(batch: Any) -> Batch:
+    """Inputs and targets of a pair, or of ids (batch, time + 1), of which each but the first is predicted."""
+    return Batch(batch[:, :-1], batch[:, 1:]) if isinstance(batch, Tensor) else Batch(*batch)
+
+
+class LanguageData(LightningDataModule, ABC):
+    """Data that a language model is trained on: what the model, the trainer and checkpoints use of it.
+
+    The training order depends on `seed` alone: it is the same on any number of processes and workers, and a resumed
+    run goes on with the very next sample. A subclass sets `corpus` and `batch_size`, and has the options `seed`,
+    `num_workers` and `tokenizer` among its `hparams`.
+    """
+
+    changeable_options: ClassVar[frozenset[str]] = frozenset()  # with which a run may be resumed at other values
+    corpus: str  # what messages and tables call the data
+    batch_size: int  # samples in a batch, over all processes together
+    _resumed_samples = _resumed_batches = 0
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, trained or read when first asked for."""
+
+    @abstractmethod
+    def samples(self, split: Literal["train", "validation"]) -> Dataset[Any]:
+        """The samples of a split, each a tensor of ids (time + 1,) or a `Batch` without its first dimension."""
+
+    @abstractmethod
+    def order(self) -> dict[str, Any]:
+        """All that the samples and their training order depend on, as plain values."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids the tokenizer has."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def start_token(self) -> int | None:
+        """The id that begins a document for the model; None if each row is mixed as a whole."""
+        return None
+
+    @property
+    def samples_seen(self) -> int:
+        """Samples trained on so far, by all processes together."""
+        return self._resumed_samples + (batches_done(self.trainer) - self._resumed_batches) * self.batch_size
+
+    def prepare_data(self) -> None:
+        """Prepares the samples that the trainer needs."""
+        if self.fitting:
+            self.samples("train")
+        self.samples("validation")
+
+    def setup(self, stage: str) -> None:
+        """Finds the samples, and begins at the first if the trainer is new."""
+        self.prepare_data()
+        if batches_done(self.trainer) == 0:  # what an earlier trainer resumed from no longer counts
+            self._resumed_samples = self._resumed_batches = 0
+
+    def train_dataloader(self) -> Loader:
+        """Endless batches of this process, beginning with the first sample not yet seen."""
+        samples, share = self.samples("train"), self.share()
+        # The trainer's `overfit_batches` asks for the same batches in every epoch.
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+
+        def batches() -> Iterator[list[int]]:
+            start = 0 if overfits else self.samples_seen
+            return shuffled_batches(len(samples), seed=self.hparams["seed"], start=start, **share)  # type: ignore[arg-type]
+
+        return Loader(samples, batches, num_workers=self.hparams["num_workers"])
+
+    def val_dataloader(self) -> SizedLoader:
+        """All validation samples once, of which this process has every world-size-th."""
+        return SizedLoader(self.samples("validation"), **self.share(), num_workers=self.hparams["num_workers"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds under the class's name: the tokenizer, the training order and the position in it."""
+        position = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
+        return {"tokenizer": self.tokenizer.to_json(), **position, **self.order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where the checkpoint stopped; says so if the order has changed and therefore starts anew.
+
+        Raises:
+            UsageError: If the checkpoint was trained with another tokenizer.
+        """
+        if Tokenizer.from_json(state_dict["tokenizer"]) != self.tokenizer:
+            raise UsageError(
+                f"tokenizer={self.hparams['tokenizer']!r} on corpus={self.corpus!r} is not the tokenizer this "
+                "checkpoint was trained with: write the checkpoint's path there to use its own."
+            )
+        if not self.fitting:
+            return
+        if changed := ", ".join(name for name, value in self.order().items() if state_dict[name] != value):
+            rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {changed}.")
+        self._resumed_samples = 0 if changed else state_dict["samples_seen"]
+        self._resumed_batches = state_dict["batches"]
+
+    @property
+    def fitting(self) -> bool:
+        """Whether the training split is needed: always but in a trainer that only evaluates."""
+        return self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING)
+
+    def share(self) -> dict[str, int]:
+        """What part of a batch this process has."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.batch_size % world_size:
+            raise UsageError(
+                f"batch_size={self.batch_size} cannot be shared equally by {world_size} processes: "
+                f"write a multiple of {world_size}."
+            )
+        return {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}

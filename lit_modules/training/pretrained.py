@@ -1,0 +1,50 @@
+"""What a new run may start from: the weights, the model's options and the tokenizer of an earlier one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+from lit_modules.data.registry import saved_state
+from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.training import checkpoint
+from mixers.checks import MissingFileError, UsageError
+
+
+class Pretrained(NamedTuple):
+    """A trained model, before it is built."""
+
+    path: Path
+    options: checkpoint.Options  # those of its `LitLanguageModel`
+    weights: Mapping[str, Tensor]  # by the names of `LanguageModel`
+    tokenizer: Tokenizer
+
+
+def read(init_from: str | Path, root: str | Path) -> Pretrained:
+    """The model that `init_from` names: a checkpoint of `fit`, or `last`, the newest of all runs below `root`."""
+    if init_from != "last" and not Path(init_from).is_file():
+        raise MissingFileError(f"init_from={str(init_from)!r} is no file: write the path of a .ckpt, or last.")
+    path = checkpoint.find(init_from, root)
+    content = checkpoint.read_file(path)
+    weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+    tokenizer = Tokenizer.from_json(saved_state(content)["tokenizer"])
+    return Pretrained(path, content["hyper_parameters"], weights, tokenizer)
+
+
+def refuse_both(ckpt_path: object, init_from: object) -> NoReturn:
+    """Raises the UsageError for a run that is both to go on and to start anew."""
+    raise UsageError(
+        f"ckpt_path={ckpt_path!r} goes on with a run and init_from={init_from!r} starts a new one: leave one out."
+    )
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Gives a model, on one device or sharded, the weights of an unsharded one; UsageError if they do not fit it."""
+    try:
+        set_model_state_dict(model, dict(weights), options=StateDictOptions(full_state_dict=True))
+    except RuntimeError as error:
+        raise UsageError(
+            "the weights of init_from do not fit this model: make the model with the checkpoint's own options."
+        ) from error
