@@ -4,6 +4,7 @@ from lit_modules.commands.parser import Repeated
 from lit_modules.evaluation.completion import Sampling, complete, stream_completion
 from lit_modules.training import checkpoint
 from lit_modules.training.precision import device
+from mixers.checks import UsageError
 
 
 def generate(
@@ -16,6 +17,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: Repeated | None = None,
+    chat: bool = False,
     accelerator: str = "auto",
     root: str = "runs",
 ) -> None:
@@ -30,18 +32,26 @@ def generate(
         top_p: Draw from the likeliest tokens that together have this probability only.
         seed: Seed of the random numbers, for the same text again.
         stop: Text that ends a continuation just before it.
+        chat: Whether prompts are messages to a model tuned with `--data=instructions`: each is put into the template
+            that the model was tuned with, and only the answer is shown.
         accelerator: The hardware to run on: `auto`, `cpu`, `gpu` or `mps`.
         root: The folder of all runs.
     """
     options = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(stop or []))
+    texts = prompt or [""]
+    if chat:
+        if not prompt:
+            raise UsageError("chat=True answers a prompt: give one, --prompt=TEXT.")
+        template = checkpoint.chat_template(ckpt_path, root=root)
+        texts = [template.prompt([{"role": "user", "content": text}]) for text in texts]
     model, tokenizer = checkpoint.load(ckpt_path, root=root)
     model.to(device(accelerator))
-    match prompt or [""]:
-        case [only]:
-            print(only, end="", flush=True)
-            for piece in stream_completion(model, tokenizer, only, options):
-                print(piece, end="", flush=True)
-            print()
-        case several:
-            for start, text in zip(several, complete(model, tokenizer, several, options), strict=True):
-                print(f"{start}{text}\n")
+    starts = [""] * len(texts) if chat else texts
+    if len(texts) == 1:
+        print(starts[0], end="", flush=True)
+        for piece in stream_completion(model, tokenizer, texts[0], options):
+            print(piece, end="", flush=True)
+        print()
+        return
+    for start, text in zip(starts, complete(model, tokenizer, texts, options), strict=True):
+        print(f"{start}{text}\n")

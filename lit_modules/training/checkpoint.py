@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lit_modules.data.chat import ChatTemplate
 from lit_modules.data.registry import saved_name, saved_state
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training.mixer_config import factory
@@ -38,6 +39,17 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
     model = LanguageModel(**options)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
     return model.eval(), Tokenizer.from_json(saved_state(content)["tokenizer"])
+
+
+def chat_template(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> ChatTemplate:
+    """The template of the conversations that the model of a checkpoint was tuned on; UsageError if there were none."""
+    path = find(ckpt_path, root)
+    if (source := saved_state(read_file(path)).get("template")) is None:
+        raise UsageError(
+            f"ckpt_path={str(path)!r} was not tuned on conversations: leave chat out, or tune it first with "
+            "--data=instructions --init_from."
+        )
+    return ChatTemplate(source)
 
 
 def find(ckpt_path: str | Path, root: str | Path) -> Path:

@@ -33,7 +33,7 @@ class CLI(CLIWithoutCheckpoints):
     """Lightning's command line, whose first argument is the command."""
 
     def __init__(self, argv: Sequence[str]):
-        self.argv = list(argv)
+        self.argv = argv = with_data_name(argv)
         asked = given(argv[1:], "data.name", "ckpt_path", "init_from", "trainer.default_root_dir")
         self.root = asked.get("trainer.default_root_dir", ROOT)
         self.init_from = asked.get("init_from")
@@ -143,7 +143,6 @@ def run_command(argv: Sequence[str]) -> None:
     if None in options_of(argv, "--model.mixer.help")["--model.mixer.help"]:
         print(mixer_list())
         raise SystemExit(0)
-    argv = with_data_name(argv)
     if options_of(argv, "--data.help")["--data.help"]:
         print(data_help(argv))
         raise SystemExit(0)
@@ -166,7 +165,7 @@ def with_data_name(argv: Sequence[str]) -> list[str]:
 
 def data_help(argv: Sequence[str]) -> str:
     """The options of the data that is named, or else the list of what there is."""
-    asked = [*options_of(argv, "--data.help")["--data.help"], given(argv, "data.name").get("data.name")]
+    asked = [*options_of(argv, "--data.help")["--data.help"], given(with_data_name(argv), "data.name").get("data.name")]
     if not (name := next(filter(None, asked), None)):
         width = max(map(len, registry.DATA))
         lines = [f"  {name:{width}}  {(getdoc(registry.get(name)) or '').split(chr(10))[0]}" for name in registry.DATA]

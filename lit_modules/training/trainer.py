@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.console import command, number, short_path
+from lit_modules.data.base import LanguageData
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
@@ -159,7 +160,7 @@ class Trainer(pl.Trainer):
         """
         results = super().validate(model, dataloaders, self._file(ckpt_path), False, datamodule, weights_only=True)
         if verbose and self.is_global_zero:
-            corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
+            corpus = datamodule.corpus if isinstance(datamodule, (Text, LanguageData)) else "validation"
             for result in results:
                 names = ["corpus", *(name.removeprefix("val/") for name in result)]
                 print(f"{tables.NOTE}\n\n{tables.aligned(tables.table([(corpus, *result.values())], names))}")
@@ -198,6 +199,11 @@ class Trainer(pl.Trainer):
             The metrics, in one dict for each corpus, that of the run first.
         """
         path = self._file(ckpt_path)
+        if isinstance(datamodule, LanguageData) and not isinstance(datamodule, Text):
+            raise UsageError(
+                f"test measures text, and corpus={datamodule.corpus!r} is other data: measure it with validate, or "
+                "give test --data=text and a corpus."
+            )
         if not isinstance(datamodule, Text):
             if corpora or max_tokens is not None:
                 raise UsageError(f"corpora={corpora} and max_tokens={max_tokens} need the run's Text as datamodule.")
