@@ -64,7 +64,8 @@ def check_model(saved: Options, options: Options) -> None:
 def check_tokenizer(options: Options, saved: str, kept: Tokenizer) -> None:
     """Raises UsageError for a tokenizer other than `kept`, which is called `saved`."""
     asked = options["data"]["tokenizer"]
-    if not (Path(asked).is_file() and read_tokenizer(asked, cache_dir=Path()) == kept):
+    is_here = asked == "bytes" or Path(asked).is_file()
+    if not (is_here and read_tokenizer(asked, cache_dir=Path()) == kept):
         _refuse_other("data.tokenizer", asked, saved)
 
 
