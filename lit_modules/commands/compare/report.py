@@ -82,13 +82,14 @@ def write_tensorboard(results: Results) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("report", (study.folder / "report" / "report.md").read_text(encoding="utf-8"))
-    for (row, seed), tested in results.of("corpora").groupby(["row", "seed"], sort=False):
+    for (row, seed), numbers in results.table.groupby(["row", "seed"], sort=False):
         run = study.run(row, seed)
         model = {name: value for name, value in run.options["model"].items() if isinstance(value, str | int | float)}
         made_of = {"row": row, "seed": seed, **model, "max_steps": run.options["trainer"]["max_steps"]}
+        tested, contexts, positions = (
+            numbers[numbers["kind"] == kind] for kind in ("corpora", "contexts", "positions")
+        )
         losses = {f"test/loss {corpus}": loss for corpus, loss in zip(tested["corpus"], tested["loss"], strict=True)}
-        numbers = results.table[(results.table["row"] == row) & (results.table["seed"] == seed)]
-        contexts, positions = (numbers[numbers["kind"] == kind] for kind in ("contexts", "positions"))
         losses |= {f"test/last {LAST} of {at}": loss for at, loss in zip(contexts["at"], contexts["loss"], strict=True)}
         with SummaryWriter(str(folder / run.folder.relative_to(study.folder))) as writer:
             writer.add_hparams(made_of, {"test/loss": tested["loss"].iloc[0], **losses}, run_name=".")
