@@ -46,17 +46,11 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """The finished runs of a study, and why others failed.
-
-    Args:
-        study: The study.
-        table: A line for each number, with `COLUMNS`; without a seed it is a mean over seeds.
-        failed: The reason of each run that failed, by row and seed.
-    """
+    """The finished runs of a study, and why others failed."""
 
     study: Study
-    table: pd.DataFrame
-    failed: dict[tuple[str, int], str]
+    table: pd.DataFrame  # a line for each number, with `COLUMNS`; without a seed it is a mean over seeds
+    failed: dict[tuple[str, int], str]  # the reason of each run that failed, by row and seed
 
     @cached_property
     def _known(self) -> set[tuple[str, int]]:

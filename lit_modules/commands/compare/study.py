@@ -21,15 +21,10 @@ LOGGER = "pytorch_lightning.loggers.TensorBoardLogger"
 
 @dataclass(frozen=True)
 class CostOptions:
-    """How the cost of each row's model is measured, the rows taking turns.
+    """How the cost of each row's model is measured, the rows taking turns."""
 
-    Args:
-        lengths: Tokens of one sequence, for the memory of training and the time of one more token.
-        rounds: How often each row gets its turn.
-    """
-
-    lengths: tuple[int, ...] = (256, 512, 1024, 2048)
-    rounds: int = 5
+    lengths: tuple[int, ...] = (256, 512, 1024, 2048)  # of one sequence: memory of training, time of one more token
+    rounds: int = 5  # how often each row gets its turn
 
     def __post_init__(self) -> None:
         at_least(1, rounds=self.rounds, lengths=min(self.lengths, default=0))
@@ -54,25 +49,16 @@ class Run:
 class Study:
     """Rows that are compared, each run with every seed.
 
-    Args:
-        name: What the file is called.
-        folder: Where everything is kept.
-        rows: What each row differs in from the others: options of `fit`. All are compared with the first.
-        fit: Options of `fit` that all rows share.
-        seeds: Of the weights, the dropout and the order of the text.
-        test: Options of `test`.
-        cost: How cost is measured.
-
     Raises:
         UsageError: Rows or seeds are missing, two rows would share a folder, or `fit` lacks what rows must share.
     """
 
-    name: str
-    folder: Path
-    rows: dict[str, Options]
-    fit: Options
-    seeds: list[int] = field(default_factory=lambda: [0])
-    test: Options = field(default_factory=dict)
+    name: str  # of the file
+    folder: Path  # where everything is kept
+    rows: dict[str, Options]  # of `fit`: what each row differs in from the others; all are compared with the first
+    fit: Options  # what all rows share
+    seeds: list[int] = field(default_factory=lambda: [0])  # of the weights, the dropout and the order of the text
+    test: Options = field(default_factory=dict)  # of `test`
     cost: CostOptions = field(default_factory=CostOptions)
 
     def __post_init__(self) -> None:

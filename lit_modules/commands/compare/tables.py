@@ -1,5 +1,6 @@
 """The tables of a report."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,7 +18,7 @@ def quality(results: Results) -> Table:
     """Loss on the test text of the training corpus, and how sure the differences are."""
     study, rows = results.study, results.rows
     own = results.corpora[0] if results.corpora else ""
-    failed = pd.Series([row for row, _ in results.failed], dtype=object).value_counts()
+    failed = Counter(row for row, _ in results.failed)
     deviation = rows["loss_deviation"]
     columns = {
         "loss ↓": filled("{:.4f}{}", rows["loss"], deviation.map(" ± {:.4f}".format).where(deviation.notna(), "")),
@@ -40,10 +41,8 @@ def quality(results: Results) -> Table:
     )
 
 
-def failures(results: Results) -> Table | None:
+def failures(results: Results) -> Table:
     """Why runs failed."""
-    if not results.failed:
-        return None
     lines = [(row, str(seed), reason) for (row, seed), reason in results.failed.items()]
     return Table(
         title="Runs that failed",
@@ -52,17 +51,15 @@ def failures(results: Results) -> Table | None:
     )
 
 
-def other_corpora(results: Results) -> Table | None:
+def other_corpora(results: Results) -> Table:
     """Perplexity on the other corpora."""
-    if not results.corpora[1:]:
-        return None
-    cells, first = {}, results.study.first
-    for corpus in results.corpora[1:]:
+    cells, first, others = {}, results.study.first, results.corpora[1:]
+    for corpus in others:
         losses = results.on(corpus).loc[results.rows["runs"] > 0]
         apart = (losses - results.on(corpus).loc[first]).mean(axis=1).where(losses.index != first)
         texts = zip(filled("{:,.1f}", np.exp(losses.mean(axis=1))), filled("{:+.3f}", apart), strict=True)
         cells[f"{corpus} ↓"] = pd.Series([f"{perplexity} ({nats})" for perplexity, nats in texts], losses.index)
-    tokens = [f"{corpus} {_tokens(results, corpus)}" for corpus in results.corpora[1:]]
+    tokens = [f"{corpus} {_tokens(results, corpus)}" for corpus in others]
     return Table(
         title="Other corpora",
         note="Perplexity on text of other kinds (lower is better), and in brackets the difference of the loss to "
@@ -71,22 +68,19 @@ def other_corpora(results: Results) -> Table | None:
     )
 
 
-def contexts(results: Results) -> Table | None:
+def contexts(results: Results) -> Table:
     """Perplexity of the same last tokens by how much is read before them, as in the paper's appendix B."""
-    losses = results.mean("contexts")
-    if losses.empty:
-        return None
     return Table(
         title="Longer contexts",
         note=f"Perplexity of the same {LAST} tokens, the last of each window of the test text, by the number of tokens "
         "read in all, these included. Lower is better.",
-        data=np.exp(losses).map("{:.2f}".format).rename(columns="{:,} ↓".format),
+        data=np.exp(results.mean("contexts")).map("{:.2f}".format).rename(columns="{:,} ↓".format),
     )
 
 
 def prices(costs: Costs) -> Table:
     """What each row's model costs."""
-    rows = pd.DataFrame.from_dict(costs.rows, orient="index")
+    rows = costs.rows
     first, shortest, longest = rows.index[0], *_lengths(costs)
     columns = {
         "parameters": rows["parameters"].map("{:,}".format),
@@ -109,7 +103,7 @@ def prices(costs: Costs) -> Table:
 
 def the_papers_table(costs: Costs, results: Results) -> Table:
     """The RetNet paper's Table 1, with measurements in the place of its marks."""
-    rows = pd.DataFrame.from_dict(costs.rows, orient="index")
+    rows = costs.rows
     columns = {
         "long / short ↓": rows["one_sequence"].map(_ratio),
         "ms per token ↓": [_growth(quantity, MILLISECOND) for quantity in rows["token_seconds"]],
@@ -143,7 +137,7 @@ def _tokens(results: Results, corpus: str) -> str:
 
 def _lengths(costs: Costs) -> tuple[int, int]:
     """The shortest and the longest."""
-    lengths, _ = next(iter(costs.rows.values())).state_bytes
+    lengths, _ = costs.rows["state_bytes"].iloc[0]
     return lengths[0], lengths[-1]
 
 
