@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from lit_modules.commands import plots
 from lit_modules.commands.compare.cost import Costs
@@ -86,7 +86,7 @@ def positions(results: Results) -> Picture | None:
     axes.set_xticks(middles, labels=[f"{first:,}" for first in firsts])
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(8))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
+    axes.yaxis.set_major_formatter("{x:,.4g}")
     plots.finish(figure)
     note = "Means over seeds, of the positions from each tick to just before the next. Models trained on shorter "
     note += "sequences than these have never seen the positions at the right."
@@ -95,17 +95,14 @@ def positions(results: Results) -> Picture | None:
 
 def quality_against_cost(results: Results, costs: Costs) -> Picture | None:
     """Loss against training speed, and against the size of the state."""
-    found = (
-        results.rows[["loss"]].join(costs.rows, how="inner").dropna(subset="loss").sort_values("loss", kind="stable")
-    )
+    found = results.rows[["loss"]].dropna().sort_values("loss", kind="stable").join(costs.rows, how="inner")
     if found.empty:
         return None
     figure = Figure(figsize=SIZE, layout="constrained")
     speed, state = figure.subplots(1, 2)
-    lengths, _ = found["state_bytes"].iloc[0]
     sizes = found["state_bytes"].map(lambda growth: growth[1][-1]).astype(float) / 1024
     speed.set(xlabel="training speed, tokens/s (higher is better)")
-    state.set(xlabel=f"state after {lengths[-1]:,} tokens, KiB (lower is better)", xscale="log")
+    state.set(xlabel=f"state after {costs.lengths[-1]:,} tokens, KiB (lower is better)", xscale="log")
     for axes, cost in ((speed, found["tokens_per_second"].astype(float)), (state, sizes)):
         axes.set_ylabel("test loss, nats per token (lower is better)")
         axes.grid(visible=True, alpha=0.3)

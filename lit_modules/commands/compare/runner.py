@@ -29,10 +29,8 @@ LAST = "checkpoints/last.ckpt"
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
 
-Status = Literal["waiting", "begun", "trained", "finished", "failed"]
 
-
-def status(run: Run) -> Status:
+def status(run: Run) -> Literal["waiting", "begun", "trained", "finished", "failed"]:
     """How far a run has come, as its folder shows."""
     if why_it_failed(run):
         return "failed"
@@ -83,11 +81,7 @@ def run_all(runs: Sequence[Run]) -> Iterator[Run]:
 
 
 def _run(run: Run) -> None:
-    """Does what is left of a run, and keeps the reason if it fails.
-
-    Raises:
-        KeyboardInterrupt: It was asked to stop.
-    """
+    """Does what is left of a run, and keeps the reason if it fails. Raises KeyboardInterrupt if asked to stop."""
     _write_options(run.folder / TRAINED_WITH, run.options)
     for argv in commands(run):
         process = multiprocessing.get_context("spawn").Process(target=_child, args=(argv, run.folder / FAILED))
