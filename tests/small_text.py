@@ -79,11 +79,11 @@ def trained(data: Text, folder: Path, *, ckpt_path: Path | None = None, **option
 
 
 class SaveWhen(Callback):
-    """Saves in the named hook once four batches are done."""
+    """Saves in the named hook once four batches are done, or another number."""
 
-    def __init__(self, hook: str, path: Path) -> None:
+    def __init__(self, hook: str, path: Path, batches: int = 4) -> None:
         def save(trainer: Trainer, *rest: object) -> None:
-            if trainer.fit_loop.epoch_loop.batch_progress.total.ready == 4:  # type: ignore[attr-defined]
+            if trainer.fit_loop.epoch_loop.batch_progress.total.ready == batches:  # type: ignore[attr-defined]
                 trainer.save_checkpoint(path)
 
         setattr(self, hook, save)

@@ -48,7 +48,7 @@ class Corpus:
 
     def unseen(self) -> "Corpus":
         """The corpus for testing what was trained on other text, in the split "test": its own, or else all of it."""
-        return replace(self, key=_digest([self.key, "unseen"]), splits=("test",), find_parts=self.find_unseen)
+        return replace(self, key=digest([self.key, "unseen"]), splits=("test",), find_parts=self.find_unseen)
 
 
 def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: Path) -> Corpus:
@@ -79,7 +79,7 @@ def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: P
             f"{did_you_mean(name, PACKAGED)}"
         )
     found = HubDataset(name, text_field, cache_dir)
-    return Corpus(name, _digest(found.fingerprint()), found.splits, found.parts, found.unseen_parts)
+    return Corpus(name, digest(found.fingerprint()), found.splits, found.parts, found.unseen_parts)
 
 
 def list_name(documents: Sequence[str]) -> str:
@@ -108,13 +108,13 @@ def _packaged(name: str) -> Corpus:
 def _listed(name: str, content: Iterable[str], piece: Piece) -> Corpus:
     """A corpus whose documents and their order are fixed."""
     splits = ("train", *WANTED)
-    return Corpus(name, _digest(content), splits, partial(split_by_position, piece), partial(all_as, "test", [piece]))
+    return Corpus(name, digest(content), splits, partial(split_by_position, piece), partial(all_as, "test", [piece]))
 
 
 def _local(name: str, text_field: str) -> Corpus:
     folder, found = files.find_files(name)
     try:
-        key = _digest([text_field, *files.fingerprint(folder, found)])
+        key = digest([text_field, *files.fingerprint(folder, found)])
     except OSError as error:
         raise UsageError(
             f"corpus={name!r} has the file {error.filename!r}, which cannot be read ({error.strerror}): leave it out."
@@ -136,7 +136,8 @@ def _local_unseen(found: list[Path], text_field: str) -> list[Part]:
     return all_as("test", files.pieces(found, text_field))
 
 
-def _digest(texts: Iterable[str]) -> str:
+def digest(texts: Iterable[str]) -> str:
+    """A digest of texts and of where one ends and the next begins."""
     total = hashlib.sha256()
     for text in texts:
         data = text.encode(errors="surrogatepass")

@@ -16,10 +16,10 @@ from torch.utils.data import ConcatDataset
 
 from lit_modules.data.batches import Blocks, Loader, SizedLoader, shuffled_batches
 from lit_modules.data.cache import cached_path, default_cache
-from lit_modules.data.corpora import Corpus, load_corpus
+from lit_modules.data.corpora import load_corpus
 from lit_modules.data.mixture import Mixture
+from lit_modules.data.streaming import START, StreamBatches, StreamLoader
 from lit_modules.data.token_file import TokenFile
-from lit_modules.data.tokenise import token_files
 from lit_modules.data.tokenizer import Tokenizer, cached_bpe, read_tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
@@ -57,6 +57,9 @@ class Text(LightningDataModule):
         val_tokens: Tokens of the validation split that a validation takes at most, from its beginning, and of a corpus
             that a test takes; of each corpus of a mixture. None takes all.
         isolate_documents: Whether documents in a row are mixed as if alone.
+        streaming: Whether the training text is read and tokenised while training, without a token file, as the stream
+            has it but for windows of 1,000 documents that are shuffled: for a data set of the Hub that is larger than
+            the disk, or .jsonl or .parquet files.
         seed: Seed of the training order.
         num_workers: Processes that load batches, for each training process.
         cache_dir: The folder for tokenizers, tokens and prepared data sets; else the environment variable
@@ -78,6 +81,7 @@ class Text(LightningDataModule):
         bos: bool = False,
         val_tokens: int | None = 10_000_000,
         isolate_documents: bool = False,
+        streaming: bool = False,
         seed: int = 0,
         num_workers: int = 0,
         cache_dir: str | None = None,
@@ -92,9 +96,9 @@ class Text(LightningDataModule):
         else:
             corpus = dict(corpus) if isinstance(corpus, Mapping) else list(corpus)
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)
-        self._files: dict[str, dict[str, TokenFile]] = {}
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
-        self.mixture = Mixture(corpus, text_field=text_field, cache_dir=self.cache_dir)
+        where = {"text_field": text_field, "cache_dir": self.cache_dir}
+        self.mixture = Mixture(corpus, **where, streaming=streaming, val_tokens=val_tokens)
         # Objects among the hyperparameters would make a checkpoint that cannot be read without unpickling.
         corpus = self.mixture.name if isinstance(corpus, list) else corpus
         tokenizer = "given" if isinstance(self._tokenizer, Tokenizer) else self._tokenizer
@@ -103,6 +107,7 @@ class Text(LightningDataModule):
         self.save_hyperparameters(logger=False)
         self.corpus, self.block_size, self.batch_size, self.bos = self.mixture.name, block_size, batch_size, bos
         self._resumed_samples = self._resumed_batches = 0
+        self._stream_states = {0: START}  # where a stream goes on, by samples seen
 
     # What the weights do not depend on: a run may be resumed with other values.
     changeable_options = frozenset(inspect.signature(__init__).parameters) - {"self", "tokenizer", "vocab_size"}
@@ -154,12 +159,7 @@ class Text(LightningDataModule):
 
     def token_files(self, split: Split) -> dict[str, TokenFile]:
         """The tokens of a split of each corpus, by name, end tokens included; they are written when first asked for."""
-        for name, corpus in self.mixture.corpora.items():
-            if name not in self._files:
-                self._files[name] = self._tokens(corpus)
-            if split not in self._files[name]:
-                raise corpus.no_text(split)
-        return {name: self._files[name][split] for name in self.mixture.corpora}
+        return self.mixture.token_files(split, self.tokenizer)
 
     def token_file(self, split: Split) -> TokenFile:
         """The tokens of a split of the only corpus, or of the first of a mixture."""
@@ -168,7 +168,7 @@ class Text(LightningDataModule):
     def other_corpus(self, corpus: str, text_field: str) -> TokenFile:
         """The tokens, by this text's tokenizer, of another corpus: of its own test split or else of all of it."""
         found = load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir).unseen()
-        if not (files := self._tokens(found)):
+        if not (files := self.mixture.tokens_of(found, self.tokenizer)):
             raise found.no_text("test")
         return files["test"]
 
@@ -179,7 +179,7 @@ class Text(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Trains the tokenizer and writes the tokens that the trainer needs, unless that is done already."""
-        if self._fitting:
+        if self._fitting and not self.mixture.streaming:
             self._blocks("train")
         self._blocks("validation")
 
@@ -188,19 +188,29 @@ class Text(LightningDataModule):
         self.prepare_data()
         if batches_done(self.trainer) == 0:  # what an earlier trainer resumed from no longer counts
             self._resumed_samples = self._resumed_batches = 0
+            self._stream_states = {0: START}
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Loader | StreamLoader:
         """Endless batches of this process, beginning with the first sample not yet seen: (batch, block_size + 1)."""
-        blocks, share, seed = self._blocks("train"), self._share(), self.hparams["seed"]
-        lengths, shares = list(map(len, blocks)), self.mixture.shares
         # The trainer's `overfit_batches` asks for the same batches in every epoch.
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        share, options = self._share(), self.hparams
+        if self.mixture.stream is not None:
+            if overfits:
+                raise UsageError(
+                    "streaming=True cannot show the same batches again: leave out trainer.overfit_batches."
+                )
+            one = partial(StreamBatches, self.mixture.stream, self.tokenizer, self.block_size, self.bos_token)
+            batches_from = partial(one, options["seed"], **share)
+            return StreamLoader(batches_from, self._stream_states, lambda: self.samples_seen, options["num_workers"])
+        blocks = self._blocks("train")
+        lengths, shares = list(map(len, blocks)), self.mixture.shares
 
         def batches() -> Iterator[list[int]]:
             start = 0 if overfits else self.samples_seen
-            return shuffled_batches(lengths, shares, seed=seed, start=start, **share)
+            return shuffled_batches(lengths, shares, seed=options["seed"], start=start, **share)
 
-        return Loader(ConcatDataset(blocks), batches, num_workers=self.hparams["num_workers"])
+        return Loader(ConcatDataset(blocks), batches, num_workers=options["num_workers"])
 
     def val_dataloader(self) -> SizedLoader | list[SizedLoader]:
         """All full blocks of a validation split, of which this process has every world-size-th; a list in a mixture."""
@@ -210,8 +220,10 @@ class Text(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds under "Text": the tokenizer, the training order and the position in it."""
-        position = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
+        position: dict[str, Any] = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
         tokenizer, validation = self.tokenizer.to_json(), self.validation_digest
+        if self.mixture.streaming:
+            position["stream"] = self._stream_states[self.samples_seen]
         return {"tokenizer": tokenizer, "validation": validation, **position, **self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -235,6 +247,7 @@ class Text(LightningDataModule):
             rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {changed}.")
         self._resumed_samples = 0 if changed else state_dict["samples_seen"]
         self._resumed_batches = state_dict["batches"]
+        self._stream_states = {self._resumed_samples: START if changed else state_dict.get("stream", START)}
 
     @property
     def _fitting(self) -> bool:
@@ -249,14 +262,12 @@ class Text(LightningDataModule):
         weights = [f"{name} {weight}" for name, weight in self.mixture.weights.items()] if len(blocks) > 1 else []
         return hashlib.sha256("\n".join(facts + weights).encode()).hexdigest()
 
-    def _tokens(self, corpus: Corpus) -> dict[str, TokenFile]:
-        path = cached_path(self.cache_dir / "tokens", ".json", corpus.key, self.tokenizer.to_json())
-        return token_files(path, corpus.parts, self.tokenizer)
-
     def _order(self) -> dict[str, Any]:
         """All that the blocks and their training order depend on."""
-        content = {name: file.content for name, file in self.token_files("train").items()}
         order = {name: self.hparams[name] for name in ("block_size", "bos", "seed")}
+        if self.mixture.streaming:
+            return {"content": "".join(self.mixture.key), **order}
+        content = {name: file.content for name, file in self.token_files("train").items()}
         if len(content) == 1:
             return {"content": next(iter(content.values())), **order}
         return {"content": content, "weights": self.mixture.weights, **order}

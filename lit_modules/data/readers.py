@@ -99,7 +99,7 @@ def _read_jsonl(part: FilePart, text_field: str) -> Iterator[str]:
         if not isinstance(row, dict) or text_field not in row:
             check_field(row if isinstance(row, dict) else {}, text_field, _where(part, number))
         if not isinstance(row[text_field], str):
-            yield from _texts([row[text_field]], text_field, _where(part, number))
+            yield check_text(row[text_field], text_field, _where(part, number))
             continue
         if "\\ud" in line or "\\uD" in line:  # JSON can spell half of a character, which is no text
             try:
@@ -153,7 +153,7 @@ def _read_parquet(part: FilePart, text_field: str) -> Iterator[str]:
         check_field(table.schema_arrow.names, text_field, where)
         stop = table.metadata.num_row_groups if part.stop is None else part.stop
         for batch in table.iter_batches(row_groups=list(range(part.start, stop)), columns=[text_field]):
-            yield from _texts(batch.column(0).to_pylist(), text_field, where)
+            yield from (check_text(value, text_field, where) for value in batch.column(0).to_pylist())
 
 
 def _parquet(file: Path) -> Any:
@@ -172,7 +172,7 @@ READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 def read_rows(rows: Any, text_field: str, where: str) -> Iterator[str]:
     """The documents of a data set, which errors call `where`."""
     for batch in rows.select_columns([text_field]).iter(ROWS):
-        yield from _texts(batch[text_field], text_field, where)
+        yield from (check_text(value, text_field, where) for value in batch[text_field])
 
 
 def check_field(fields: Iterable[str], text_field: str, where: str) -> None:
@@ -182,9 +182,9 @@ def check_field(fields: Iterable[str], text_field: str, where: str) -> None:
         raise UsageError(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
 
 
-def _texts(values: Iterable[Any], text_field: str, where: str) -> Iterator[str]:
-    for value in values:
-        if value is not None and not isinstance(value, str):
-            kind = type(value).__name__
-            raise UsageError(f"{where} has {kind} values in text_field={text_field!r}: name a field that holds text.")
-        yield value or ""
+def check_text(value: Any, text_field: str, where: str) -> str:
+    """The value of a field as text, empty if there is none; raises a ValueError for anything else."""
+    if value is not None and not isinstance(value, str):
+        kind = type(value).__name__
+        raise UsageError(f"{where} has {kind} values in text_field={text_field!r}: name a field that holds text.")
+    return value or ""
