@@ -1,19 +1,27 @@
 """What any data for a language model offers: a tokenizer, batches in a reproducible order, and the position in it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from lit_modules.data.batches import Loader, SizedLoader, shuffled_batches
+from lit_modules.data.shares import Shares
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError
+
+
+class Samples(Protocol):
+    """A data set of known length, as torch's loaders take it."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Batch(NamedTuple):
@@ -47,12 +55,17 @@ class LanguageData(LightningDataModule, ABC):
         """The tokenizer, trained or read when first asked for."""
 
     @abstractmethod
-    def samples(self, split: Literal["train", "validation"]) -> Dataset[Any]:
+    def samples(self, split: Literal["train", "validation"]) -> Samples:
         """The samples of a split, each a tensor of ids (time + 1,) or a `Batch` without its first dimension."""
 
     @abstractmethod
     def order(self) -> dict[str, Any]:
         """All that the samples and their training order depend on, as plain values."""
+
+    @property
+    @abstractmethod
+    def validation_digest(self) -> str:
+        """What val/loss is measured on: equal digests mean that two of them can be compared."""
 
     @property
     def vocab_size(self) -> int:
@@ -81,26 +94,28 @@ class LanguageData(LightningDataModule, ABC):
         if batches_done(self.trainer) == 0:  # what an earlier trainer resumed from no longer counts
             self._resumed_samples = self._resumed_batches = 0
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Iterable[Any]:
         """Endless batches of this process, beginning with the first sample not yet seen."""
         samples, share = self.samples("train"), self.share()
+        lengths = [len(samples)]
         # The trainer's `overfit_batches` asks for the same batches in every epoch.
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
         def batches() -> Iterator[list[int]]:
             start = 0 if overfits else self.samples_seen
-            return shuffled_batches(len(samples), seed=self.hparams["seed"], start=start, **share)  # type: ignore[arg-type]
+            return shuffled_batches(lengths, Shares([1]), seed=self.hparams["seed"], start=start, **share)
 
         return Loader(samples, batches, num_workers=self.hparams["num_workers"])
 
-    def val_dataloader(self) -> SizedLoader:
+    def val_dataloader(self) -> SizedLoader | list[SizedLoader]:
         """All validation samples once, of which this process has every world-size-th."""
         return SizedLoader(self.samples("validation"), **self.share(), num_workers=self.hparams["num_workers"])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds under the class's name: the tokenizer, the training order and the position in it."""
         position = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
-        return {"tokenizer": self.tokenizer.to_json(), **position, **self.order()}
+        tokenizer, validation = self.tokenizer.to_json(), self.validation_digest
+        return {"tokenizer": tokenizer, "validation": validation, **position, **self.order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the checkpoint stopped; says so if the order has changed and therefore starts anew.
@@ -115,7 +130,11 @@ class LanguageData(LightningDataModule, ABC):
             )
         if not self.fitting:
             return
-        if changed := ", ".join(name for name, value in self.order().items() if state_dict[name] != value):
+        if state_dict.get("validation", self.validation_digest) != self.validation_digest:
+            rank_zero_info(
+                "The validation data is not the checkpoint's: val/loss cannot be compared with that of the run so far."
+            )
+        if changed := ", ".join(name for name, value in self.order().items() if state_dict.get(name) != value):
             rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {changed}.")
         self._resumed_samples = 0 if changed else state_dict["samples_seen"]
         self._resumed_batches = state_dict["batches"]

@@ -1,10 +1,10 @@
 """Fixed blocks of a token file, the order they are trained in, and each process's share of it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, count, islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lit_modules.data.shares import Shares
 from lit_modules.data.token_file import TokenFile
 from mixers.checks import UsageError
 
@@ -81,17 +82,34 @@ class SizedLoader(Loader):
 
 
 def shuffled_batches(
-    blocks: int, *, seed: int, start: int, batch_size: int, rank: int, world_size: int
+    blocks: Sequence[int], shares: Shares, *, seed: int, start: int, batch_size: int, rank: int, world_size: int
 ) -> Iterator[list[int]]:
     """Batches without end from sample `start` on, of which each process has the rank-th of equal parts.
 
-    Every epoch has all blocks, in an order of its own; a batch may have some of two epochs.
+    Args:
+        blocks: How many blocks each source has; blocks are numbered through all sources.
+        shares: Which source each sample is from.
+        seed: Every epoch of a source has all of its blocks, in an order that depends on this and the epoch alone.
+        start: The first sample; a batch may have samples of two epochs.
+        batch_size: Samples of a batch of all processes together.
+        rank: This process.
+        world_size: How many processes there are.
     """
-    epoch, offset = divmod(start, blocks)
-    orders = (np.random.default_rng([seed, number]).permutation(blocks) for number in count(epoch))
-    samples, each = islice(chain.from_iterable(orders), offset, None), batch_size // world_size
+    samples, each = shuffled_samples(blocks, shares, seed=seed, start=start), batch_size // world_size
     while True:
         yield list(islice(samples, batch_size))[rank * each : (rank + 1) * each]
+
+
+def shuffled_samples(blocks: Sequence[int], shares: Shares, *, seed: int, start: int) -> Iterator[int]:
+    """The block of each sample from `start` on, without end."""
+    first = [sum(blocks[:source]) for source in range(len(blocks))]
+    orders: dict[int, tuple[int, np.ndarray]] = {}
+    for sample in count(start):
+        source, own = shares.source_of(sample)
+        epoch, offset = divmod(own, blocks[source])
+        if source not in orders or orders[source][0] != epoch:
+            orders[source] = epoch, np.random.default_rng([seed, epoch]).permutation(blocks[source])
+        yield first[source] + int(orders[source][1][offset])
 
 
 def sequential_batches(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:

@@ -110,6 +110,11 @@ class Instructions(LanguageData):
         """All that the samples and their training order depend on: the conversations' ids, and the seed."""
         return {"content": self.samples("train").content, "seed": self.hparams["seed"]}
 
+    @property
+    def validation_digest(self) -> str:
+        """What val/loss is measured on: equal digests mean that two of them can be compared."""
+        return self.samples("validation").content
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds under "Instructions": also the template, for the prompts that `generate` is given."""
         return {**super().state_dict(), "template": self._template.source}

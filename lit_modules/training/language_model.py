@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 
 from lit_modules.console import did_you_mean
 from lit_modules.data.base import as_batch
+from lit_modules.data.datamodule import Text
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged
 from lit_modules.training.mixer_config import as_config
@@ -74,8 +75,7 @@ class LitLanguageModel(pl.LightningModule):
         self.model = LanguageModel(**model)
         mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
-        # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
-        self.val_loss = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
+        self._val_losses: list[MeanMetric] = []  # of each validation text
 
     initial_weights: Mapping[str, Tensor] | None = None  # to start with, instead of random ones
 
@@ -114,17 +114,32 @@ class LitLanguageModel(pl.LightningModule):
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def on_validation_epoch_start(self) -> None:
+        # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
+        loaders = self.trainer.val_dataloaders
+        count = len(loaders) if isinstance(loaders, list) else 1
+        self._val_losses = [MeanMetric(nan_strategy="disable") for _ in range(count)]
+        for loss in self._val_losses:
+            loss.set_dtype(SUM_DTYPE).to(self.device)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         inputs, targets = as_batch(batch)
-        self.val_loss.update(self.model.losses(inputs, targets)[targets != IGNORED])
+        self._val_losses[dataloader_idx].update(self.model.losses(inputs, targets)[targets != IGNORED])
 
     def on_validation_epoch_end(self) -> None:
-        loss = self.val_loss.compute()
-        self.val_loss.reset()
-        self.log("val/loss", loss.float())
-        self.log("val/perplexity", loss.exp().float(), prog_bar=True)
-        if (bytes_per_token := getattr(self.trainer.datamodule, "bytes_per_token", None)) is not None:  # type: ignore[attr-defined]
-            self.log("val/bits_per_byte", bits_per_byte(loss, bytes_per_token).float())
+        losses, data = [loss.compute() for loss in self._val_losses], self.trainer.datamodule  # type: ignore[attr-defined]
+        weights = data.mixture.weights if isinstance(data, Text) else {"": 1.0}
+        loss = torch.stack([weight * each for weight, each in zip(weights.values(), losses, strict=True)]).sum()
+        self._log_validation("", loss, getattr(data, "bytes_per_token", None))
+        if len(losses) > 1:  # each corpus of a mixture
+            for each, (name, bytes_per_token) in zip(losses, data.source_bytes_per_token.items(), strict=True):
+                self._log_validation(f"/{name}", each, bytes_per_token)
+
+    def _log_validation(self, name: str, loss: Tensor, bytes_per_token: float | None) -> None:
+        self.log(f"val/loss{name}", loss.float())
+        self.log(f"val/perplexity{name}", loss.exp().float(), prog_bar=not name)
+        if bytes_per_token is not None:
+            self.log(f"val/bits_per_byte{name}", bits_per_byte(loss, bytes_per_token).float())
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Negative log-likelihood of each target in nats, (batch, time), which `Trainer.test` sums."""
