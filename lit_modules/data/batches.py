@@ -1,12 +1,15 @@
 """Fixed blocks of a token file, the order they are trained in, and each process's share of it."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
+from typing import TypedDict
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -81,6 +84,31 @@ class SizedLoader(Loader):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+class Share(TypedDict):
+    """What part of a batch a process has."""
+
+    batch_size: int  # of all processes together
+    rank: int
+    world_size: int
+
+
+def share_of_batch(batch_size: int, trainer: pl.Trainer | None) -> Share:
+    """The share of this process; raises UsageError if batches cannot be shared equally."""
+    rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+    if batch_size % world_size:
+        raise UsageError(
+            f"batch_size={batch_size} cannot be shared equally by {world_size} processes: "
+            f"write a multiple of {world_size}."
+        )
+    return {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+
+
+def blocks_digest(blocks: Sequence[Blocks], weights: Sequence[float]) -> str:
+    """A digest of all the tokens that are in blocks, how they are cut, and the weight of each source."""
+    facts = [(part.file.content, len(part), part.block_size, part.bos_token) for part in blocks]
+    return hashlib.sha256(repr((facts, weights)).encode()).hexdigest()
 
 
 def shuffled_batches(
