@@ -13,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import ConcatDataset
 
-from lit_modules.data.batches import Blocks, Loader, Share, SizedLoader, blocks_digest, share_of_batch, shuffled_batches
+from lit_modules.data.batches import Blocks, Loader, Share, SizedLoader, blocks_digest, mixed_batches, share_of_batch
 from lit_modules.data.cache import cached_path, default_cache
 from lit_modules.data.corpora import load_corpus
 from lit_modules.data.mixture import Mixture
@@ -203,7 +203,7 @@ class Text(LightningDataModule):
 
         def batches() -> Iterator[list[int]]:
             start = 0 if overfits else self.samples_seen
-            return shuffled_batches(lengths, shares, seed=options["seed"], start=start, **share)
+            return mixed_batches(lengths, shares, seed=options["seed"], start=start, **share)
 
         return Loader(ConcatDataset(blocks), batches, num_workers=options["num_workers"])
 
