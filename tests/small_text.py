@@ -60,7 +60,7 @@ class Recorder(LightningModule):
         self.batches.append(batch.cpu())
         return self.weight * batch.sum()
 
-    def validation_step(self, batch: Tensor) -> None:
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
         pass
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -9,8 +9,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from lit_modules.data.batches import Loader, SizedLoader, shuffled_batches
-from lit_modules.data.shares import Shares
+from lit_modules.data.batches import Loader, Share, SizedLoader, share_of_batch, shuffled_batches
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError
@@ -97,13 +96,12 @@ class LanguageData(LightningDataModule, ABC):
     def train_dataloader(self) -> Iterable[Any]:
         """Endless batches of this process, beginning with the first sample not yet seen."""
         samples, share = self.samples("train"), self.share()
-        lengths = [len(samples)]
         # The trainer's `overfit_batches` asks for the same batches in every epoch.
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
         def batches() -> Iterator[list[int]]:
             start = 0 if overfits else self.samples_seen
-            return shuffled_batches(lengths, Shares([1]), seed=self.hparams["seed"], start=start, **share)
+            return shuffled_batches(len(samples), seed=self.hparams["seed"], start=start, **share)
 
         return Loader(samples, batches, num_workers=self.hparams["num_workers"])
 
@@ -144,12 +142,6 @@ class LanguageData(LightningDataModule, ABC):
         """Whether the training split is needed: always but in a trainer that only evaluates."""
         return self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING)
 
-    def share(self) -> dict[str, int]:
+    def share(self) -> Share:
         """What part of a batch this process has."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise UsageError(
-                f"batch_size={self.batch_size} cannot be shared equally by {world_size} processes: "
-                f"write a multiple of {world_size}."
-            )
-        return {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}
+        return share_of_batch(self.batch_size, self.trainer)

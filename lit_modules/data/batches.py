@@ -1,13 +1,15 @@
 """Fixed blocks of a token file, the order they are trained in, and each process's share of it."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -81,26 +83,55 @@ class SizedLoader(Loader):
         return len(self.indices)
 
 
+class Share(TypedDict):
+    """What part of a batch a process has."""
+
+    batch_size: int  # of all processes together
+    rank: int
+    world_size: int
+
+
+def share_of_batch(batch_size: int, trainer: pl.Trainer | None) -> Share:
+    """The share of this process; raises UsageError if batches cannot be shared equally."""
+    rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+    if batch_size % world_size:
+        raise UsageError(
+            f"batch_size={batch_size} cannot be shared equally by {world_size} processes: "
+            f"write a multiple of {world_size}."
+        )
+    return {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+
+
+def blocks_digest(blocks: Sequence[Blocks], weights: Sequence[float]) -> str:
+    """A digest of all the tokens that are in blocks, how they are cut, and the weight of each source."""
+    facts = [(part.file.content, len(part), part.block_size, part.bos_token) for part in blocks]
+    return hashlib.sha256(repr((facts, weights)).encode()).hexdigest()
+
+
 def shuffled_batches(
-    blocks: Sequence[int], shares: Shares, *, seed: int, start: int, batch_size: int, rank: int, world_size: int
+    blocks: int, *, seed: int, start: int, batch_size: int, rank: int, world_size: int
 ) -> Iterator[list[int]]:
     """Batches without end from sample `start` on, of which each process has the rank-th of equal parts.
 
-    Args:
-        blocks: How many blocks each source has; blocks are numbered through all sources.
-        shares: Which source each sample is from.
-        seed: Every epoch of a source has all of its blocks, in an order that depends on this and the epoch alone.
-        start: The first sample; a batch may have samples of two epochs.
-        batch_size: Samples of a batch of all processes together.
-        rank: This process.
-        world_size: How many processes there are.
+    Every epoch has all blocks, in an order of its own; a batch may have some of two epochs.
     """
-    samples, each = shuffled_samples(blocks, shares, seed=seed, start=start), batch_size // world_size
+    share: Share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+    return mixed_batches([blocks], Shares([1]), seed=seed, start=start, **share)
+
+
+def mixed_batches(
+    blocks: Sequence[int], shares: Shares, *, seed: int, start: int, batch_size: int, rank: int, world_size: int
+) -> Iterator[list[int]]:
+    """`shuffled_batches` of several sources with so many blocks each, which are numbered through all of them.
+
+    The order of a source's own blocks is that which it has alone.
+    """
+    samples, each = mixed_samples(blocks, shares, seed=seed, start=start), batch_size // world_size
     while True:
         yield list(islice(samples, batch_size))[rank * each : (rank + 1) * each]
 
 
-def shuffled_samples(blocks: Sequence[int], shares: Shares, *, seed: int, start: int) -> Iterator[int]:
+def mixed_samples(blocks: Sequence[int], shares: Shares, *, seed: int, start: int) -> Iterator[int]:
     """The block of each sample from `start` on, without end."""
     first = [sum(blocks[:source]) for source in range(len(blocks))]
     orders: dict[int, tuple[int, np.ndarray]] = {}

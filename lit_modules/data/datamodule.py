@@ -1,9 +1,8 @@
 """Text as Lightning trains on it: fixed blocks of tokens in a reproducible, exactly resumable order."""
 
-import hashlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from lit_modules.data.base import LanguageData
-from lit_modules.data.batches import Blocks, Loader, SizedLoader, shuffled_batches
+from lit_modules.data.batches import Blocks, Loader, SizedLoader, blocks_digest, mixed_batches
 from lit_modules.data.cache import cached_path, default_cache
 from lit_modules.data.corpora import load_corpus
 from lit_modules.data.mixture import Mixture
-from lit_modules.data.streaming import START, StreamBatches, StreamLoader
+from lit_modules.data.streaming import START, StreamLoader
 from lit_modules.data.token_file import TokenFile
 from lit_modules.data.tokenizer import Tokenizer, cached_bpe, read_tokenizer
 from lit_modules.lightning_internals import batches_done
@@ -90,16 +89,11 @@ class Text(LanguageData):
         at_least(0, seed=seed, num_workers=num_workers)
         if isinstance(tokenizer, tokenizers.Tokenizer):
             tokenizer = Tokenizer.from_json(tokenizer.to_str())  # a copy, since ours changes settings
-        if isinstance(corpus, str | os.PathLike):
-            corpus = os.fspath(corpus)
-        else:
-            corpus = dict(corpus) if isinstance(corpus, Mapping) else list(corpus)
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
-        where = {"text_field": text_field, "cache_dir": self.cache_dir}
-        self.mixture = Mixture(corpus, **where, streaming=streaming, val_tokens=val_tokens)
+        self.mixture = Mixture(corpus, text_field, self.cache_dir, streaming=streaming, val_tokens=val_tokens)
         # Objects among the hyperparameters would make a checkpoint that cannot be read without unpickling.
-        corpus = self.mixture.name if isinstance(corpus, list) else corpus
+        corpus = self.mixture.option
         tokenizer = "given" if isinstance(self._tokenizer, Tokenizer) else self._tokenizer
         cache_dir = None if cache_dir is None else os.fspath(cache_dir)
         # Not for the logger: it refuses a model and data that both have a `vocab_size`, unless the two are equal.
@@ -142,13 +136,8 @@ class Text(LanguageData):
 
         Of a mixture the mean by weight.
         """
-        each = self.source_bytes_per_token
-        return sum(each[name] * weight for name, weight in self.mixture.weights.items())
-
-    @property
-    def source_bytes_per_token(self) -> dict[str, float]:
-        """`bytes_per_token` of each corpus of a mixture, by name."""
-        return {name: file.bytes / file.tokens for name, file in self.token_files("validation").items()}
+        files, weights = self.token_files("validation"), self.mixture.weights
+        return sum(file.bytes_per_token * weights[name] for name, file in files.items())
 
     def token_files(self, split: Split) -> dict[str, TokenFile]:
         """The tokens of a split of each corpus, by name, end tokens included; they are written when first asked for."""
@@ -184,18 +173,24 @@ class Text(LanguageData):
         share, options = self.share(), self.hparams
         if self.mixture.stream is not None:
             if overfits:
-                raise UsageError(
-                    "streaming=True cannot show the same batches again: leave out trainer.overfit_batches."
-                )
-            one = partial(StreamBatches, self.mixture.stream, self.tokenizer, self.block_size, self.bos_token)
-            batches_from = partial(one, options["seed"], **share)
-            return StreamLoader(batches_from, self._stream_states, lambda: self.samples_seen, options["num_workers"])
+                raise UsageError("streaming=True cannot repeat its batches: leave out trainer.overfit_batches.")
+            return StreamLoader(
+                self.mixture.stream,
+                self.tokenizer,
+                self._stream_states,
+                lambda: self.samples_seen,
+                block_size=self.block_size,
+                bos_token=self.bos_token,
+                seed=options["seed"],
+                num_workers=options["num_workers"],
+                **share,
+            )
         blocks = self._blocks("train")
         lengths, shares = list(map(len, blocks)), self.mixture.shares
 
         def batches() -> Iterator[list[int]]:
             start = 0 if overfits else self.samples_seen
-            return shuffled_batches(lengths, shares, seed=options["seed"], start=start, **share)
+            return mixed_batches(lengths, shares, seed=options["seed"], start=start, **share)
 
         return Loader(ConcatDataset(blocks), batches, num_workers=options["num_workers"])
 
@@ -224,16 +219,13 @@ class Text(LanguageData):
     @property
     def validation_digest(self) -> str:
         """What val/loss is measured on: equal digests mean that two of them can be compared."""
-        blocks = self._blocks("validation")
-        facts = [f"{part.file.content} {len(part)} {part.block_size} {part.bos_token}" for part in blocks]
-        weights = [f"{name} {weight}" for name, weight in self.mixture.weights.items()] if len(blocks) > 1 else []
-        return hashlib.sha256("\n".join(facts + weights).encode()).hexdigest()
+        return blocks_digest(self._blocks("validation"), list(self.mixture.weights.values()))
 
     def order(self) -> dict[str, Any]:
         """All that the blocks and their training order depend on."""
         order = {name: self.hparams[name] for name in ("block_size", "bos", "seed")}
-        if self.mixture.streaming:
-            return {"content": "".join(self.mixture.key), **order}
+        if self.mixture.stream is not None:
+            return {"content": self.mixture.stream.content(), **order}
         content = {name: file.content for name, file in self.token_files("train").items()}
         if len(content) == 1:
             return {"content": next(iter(content.values())), **order}

@@ -1,7 +1,8 @@
 """Several corpora trained on together, each with its share of the samples."""
 
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -33,10 +34,10 @@ class Mixture:
 
     def __init__(
         self,
-        corpus: str | list[str] | Mapping[str, float],
-        *,
+        corpus: str | os.PathLike[str] | Iterable[str] | Mapping[str, float],
         text_field: str,
         cache_dir: Path,
+        *,
         streaming: bool = False,
         val_tokens: int | None = None,
     ) -> None:
@@ -50,9 +51,11 @@ class Mixture:
             self._named, weights = {name: name for name in corpus}, dict(corpus)
             check_weights(weights)
         else:
-            name = corpus if isinstance(corpus, str) else list_name(corpus)
-            self._named, weights = {name: corpus}, {name: 1.0}
+            given = os.fspath(corpus) if isinstance(corpus, str | os.PathLike) else list(corpus)
+            name = given if isinstance(given, str) else list_name(given)
+            self._named, weights = {name: given}, {name: 1.0}
         self.name = " + ".join(weights)  # what messages and tables call them together
+        self.option = weights if isinstance(corpus, Mapping) else self.name  # as plain values
         self.weights = {name: weight / sum(weights.values()) for name, weight in weights.items()}  # of sum 1
         self.shares = Shares(list(weights.values()))
 

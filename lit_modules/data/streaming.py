@@ -37,10 +37,9 @@ class Stream:
 
     def splits(self) -> dict[str, Any]:
         """The data set's own splits, none of them read yet; raises UsageError if it cannot be had."""
-        local = files.is_path(self.name) or files.is_pattern(self.name) or Path(self.name).expanduser().exists()
-        if self.name in PACKAGED or not (local or "/" in self.name):
+        if self.name in PACKAGED or not (self._is_local() or "/" in self.name):
             raise UsageError(f"streaming=True is for files and data sets of the Hub: corpus={self.name!r} is neither.")
-        if not local:
+        if not self._is_local():
             return dict(load_rows(self.name, streaming=True))
         _, found = files.find_files(self.name)
         kinds = {kind(file) for file in found}
@@ -52,6 +51,11 @@ class Stream:
         builder, data_files = BUILDERS[kinds.pop()], [str(file) for file in found]
         return dict(load_rows(builder, data_files=data_files, streaming=True))
 
+    def content(self) -> str:
+        """A digest that changes when local files do; of the Hub only the name is known."""
+        found = files.fingerprint(*files.find_files(self.name)) if self._is_local() else []
+        return digest(["stream", self.name, self.text_field, *found])
+
     def documents(self, rows: Any) -> Iterator[str]:
         """The documents of some rows, as they come."""
         where = f"corpus={self.name!r}"
@@ -61,14 +65,15 @@ class Stream:
             if (document := check_text(row[self.text_field], self.text_field, where)) and not document.isspace():
                 yield document
 
+    def _is_local(self) -> bool:
+        return files.is_path(self.name) or files.is_pattern(self.name) or Path(self.name).expanduser().exists()
+
     def _rows(self, rows: Any) -> Iterator[Any]:
         try:
             yield from rows
         except Exception as error:  # of the library, of the network, of the files: many kinds, and one thing to say
             reason = " ".join(str(error.__cause__ or error).split())
-            raise UsageError(
-                f"corpus={self.name!r} cannot be read any further ({reason}): mend it and go on."
-            ) from error
+            raise UsageError(f"corpus={self.name!r} cannot be read on ({reason}): mend that and go on.") from error
 
     def rule(self) -> HashRule:
         """Which documents of its training rows are held out: a tenth for each split that it has none of."""
@@ -111,7 +116,7 @@ def check_streaming(corpus: object, val_tokens: int | None) -> None:
 def stream_corpus(name: str, *, text_field: str, val_tokens: int) -> StreamedCorpus:
     """The corpus of that name, to be streamed; raises UsageError if it cannot be."""
     stream = Stream(name, text_field)
-    key = digest(["stream", name, text_field, str(val_tokens)])
+    key = digest([stream.content(), str(val_tokens)])
     if "train" not in (own := stream.splits()):
         raise UsageError(f"corpus={name!r} has no split named 'train', only {', '.join(own)}: choose another.")
     part = Part(name, 0, partial(stream.held_out, val_tokens * BYTES_PER_TOKEN))
@@ -183,27 +188,28 @@ class StreamLoader:
     """Batches of a stream without end, loaded in one worker process or none.
 
     Args:
-        batches_from: Makes the batches, given the `state` to begin with.
-        states: Those after the last batches, by samples seen; it is kept up to date.
+        stream: The documents.
+        tokenizer: What encodes them.
+        states: Where to go on after the last batches, by samples seen; it is kept up to date.
         samples_seen: How many have been seen, asked when iteration begins.
         num_workers: Worker processes wanted.
+        options: The other options of `StreamBatches`.
     """
 
     KEPT = 8  # states: of the batches that were fetched ahead, and some before
 
     def __init__(
         self,
-        batches_from: Callable[..., StreamBatches],
+        stream: Stream,
+        tokenizer: Tokenizer,
         states: dict[int, State],
         samples_seen: Callable[[], int],
+        *,
         num_workers: int,
+        **options: Any,
     ) -> None:
-        self.batches_from, self.states, self.samples_seen, self.num_workers = (
-            batches_from,
-            states,
-            samples_seen,
-            num_workers,
-        )
+        self.states, self.samples_seen, self.num_workers = states, samples_seen, num_workers
+        self.batches_from = partial(StreamBatches, stream, tokenizer, **options)
 
     def __iter__(self) -> Iterator[Tensor]:
         seen = self.samples_seen()

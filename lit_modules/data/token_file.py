@@ -29,6 +29,11 @@ class TokenFile:
     documents: int
     content: str  # a digest of the ids: equal digests mean equal files
 
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of the documents per token, ends included."""
+        return self.bytes / self.tokens
+
     def open(self) -> np.ndarray:
         """The ids, memory-mapped: (tokens,)."""
         return np.memmap(self.path, dtype=self.dtype, mode="r")

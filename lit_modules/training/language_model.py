@@ -132,8 +132,8 @@ class LitLanguageModel(pl.LightningModule):
         loss = torch.stack([weight * each for weight, each in zip(weights.values(), losses, strict=True)]).sum()
         self._log_validation("", loss, getattr(data, "bytes_per_token", None))
         if len(losses) > 1:  # each corpus of a mixture
-            for each, (name, bytes_per_token) in zip(losses, data.source_bytes_per_token.items(), strict=True):
-                self._log_validation(f"/{name}", each, bytes_per_token)
+            for each, (name, file) in zip(losses, data.token_files("validation").items(), strict=True):
+                self._log_validation(f"/{name}", each, file.bytes_per_token)
 
     def _log_validation(self, name: str, loss: Tensor, bytes_per_token: float | None) -> None:
         self.log(f"val/loss{name}", loss.float())
