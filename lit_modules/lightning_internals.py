@@ -2,9 +2,12 @@
 
 import logging
 import warnings
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies.parallel import ParallelStrategy
 
 # What Lightning says of itself, or says again after us.
 NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
@@ -19,6 +22,28 @@ class CLIWithoutCheckpoints(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+class DataParallelMesh(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2, which saves and restores as any other strategy does.
+
+    All processes have different data and each a part of the model; Lightning's default is one copy of the data for all
+    processes of a host, which would train without an error.
+    """
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return ParallelStrategy.lightning_module_state_dict(self)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
 
 def batches_done(trainer: pl.Trainer | None) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from inspect import getdoc
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, resume
 from lit_modules.training.errors import Parser
 from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
 from mixers import available
 from mixers.checks import UsageError
@@ -83,8 +85,10 @@ class CLI(CLIWithoutCheckpoints):
         config.ckpt_path = config.data.tokenizer = str(self.saved.path)
 
     def instantiate_classes(self) -> None:
+        sharded = self.config[self.subcommand].trainer.strategy == "fsdp2"
         try:
-            super().instantiate_classes()
+            with weights_later() if sharded else nullcontext():
+                super().instantiate_classes()
         except (ValueError, TypeError) as error:
             if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise

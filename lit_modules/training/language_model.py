@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
@@ -17,6 +18,7 @@ from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged
 from lit_modules.training.mixer_config import as_config
 from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
+from lit_modules.training.sharded import FSDP2, Recipe, shard, weights_device
 from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.ops.compiled import no_compiler
@@ -63,7 +65,9 @@ class LitLanguageModel(pl.LightningModule):
         options = {name: value for name, value in locals().items() if name in self.changeable_options}
         # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
         _check_names({**model})
-        self.model = LanguageModel(**model)
+        self._recipe = Recipe.of({**model})
+        with weights_device():
+            self.model = LanguageModel(**model)
         mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
         # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
@@ -73,6 +77,8 @@ class LitLanguageModel(pl.LightningModule):
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
 
     def configure_model(self) -> None:
+        if isinstance(strategy := self.trainer.strategy, FSDP2):
+            self.model = shard(self.model, self._recipe, strategy.device_mesh["data_parallel"])
         if not self.hparams["compile"]:
             return
         if reason := no_compiler(self.trainer.strategy.root_device):
@@ -129,7 +135,7 @@ class LitLanguageModel(pl.LightningModule):
         elif gradient_clip_val:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
             if step_is_logged(self.trainer):
-                self.log("grad_norm", norm)
+                self.log("grad_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # A GradScaler and a fused step both want to unscale the gradients, and clipping needs them unscaled before.
