@@ -14,6 +14,7 @@ NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automa
 WARNINGS = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "The dirpath has changed from",  # in validation and tests, where nothing is saved
+    "It is recommended to use `self.log\\('val/",  # of what is added up over all processes already
 )
 
 
@@ -89,6 +90,11 @@ def validate_now(trainer: pl.Trainer) -> None:
     trainer.validating = True
     loop.run()
     trainer.training = True
+
+
+def leave_signals_to_us(trainer: pl.Trainer) -> None:
+    """Keeps Lightning from asking the first process before each batch whether it got a SIGTERM: all wait for that."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def hush() -> None:

@@ -82,7 +82,7 @@ class CLI(CLIWithoutCheckpoints):
                 f"ckpt_path={ckpt_path!r} is at step {self.saved.step} already, and trainer.max_steps="
                 f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
             )
-        config.ckpt_path = config.data.tokenizer = str(self.saved.path)
+        config.ckpt_path, config.data.tokenizer = str(self.saved.path), str(checkpoint.main_file(self.saved.path))
 
     def instantiate_classes(self) -> None:
         sharded = self.config[self.subcommand].trainer.strategy == "fsdp2"

@@ -16,9 +16,10 @@ from torchmetrics import MeanMetric
 from lit_modules.console import did_you_mean
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged
+from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
 from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
-from lit_modules.training.sharded import FSDP2, Recipe, shard, weights_device
+from lit_modules.training.sharded import Recipe, shard, weights_device
 from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.ops.compiled import no_compiler

@@ -17,7 +17,10 @@ from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
 from safetensors import SafetensorError
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
@@ -66,8 +69,8 @@ def save_shards(
         _remove(partial)
         partial.mkdir(parents=True)
     _wait()
-    with _alone_without_a_warning():
-        dcp.save(shards, storage_writer=dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True))
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a process is alone
+        save(shards, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
     digests = _gather({name: _digest(partial / name) for name in _mine(_shard_names(partial))})
     if _rank() == 0:
         (io or TorchCheckpointIO()).save_checkpoint({**rest, SHARDS: digests}, partial / REST)
@@ -101,9 +104,9 @@ def read_shards(folder: Path, like: Callable[[Any, Tensor], Tensor | None] | Non
 
     content = pytree.tree_map_with_path(place, rest)
     try:
-        with _alone_without_a_warning():
-            dcp.load(shards, storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
-    except (dcp.CheckpointException, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a process is alone
+            load(shards, storage_reader=HuggingFaceStorageReader(str(folder)))
+    except (CheckpointException, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"ckpt_path={str(folder)!r} is not a whole checkpoint: write the path of another.") from error
     return content
 
@@ -185,7 +188,3 @@ def _gather(mine: dict[str, str]) -> dict[str, str]:
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     return {name: digest for each in everyone for name, digest in each.items()}
-
-
-def _alone_without_a_warning() -> warnings.catch_warnings[None]:
-    return warnings.catch_warnings(action="ignore", category=UserWarning)

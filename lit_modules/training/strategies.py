@@ -2,7 +2,7 @@
 
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 
-from lit_modules.training.sharded import FSDP2
+from lit_modules.training.fsdp2 import FSDP2
 from mixers.checks import UsageError
 
 SCALED = ("16", "16-mixed")  # number formats that need the loss scaled

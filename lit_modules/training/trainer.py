@@ -10,6 +10,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.data.datamodule import HeldOut, Text
@@ -22,6 +23,7 @@ from lit_modules.training.callbacks.progress import Progress, Speed
 from lit_modules.training.callbacks.samples import Samples
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.precision import best_precision
+from lit_modules.training.strategies import choose_strategy
 from mixers.checks import UsageError
 
 
@@ -44,6 +46,10 @@ class Trainer(pl.Trainer):
         max_epochs: Not for this trainer: a run is measured in steps.
         accelerator: The hardware: `auto`, `cpu`, `gpu` or any that Lightning knows.
         default_root_dir: The folder of all runs.
+        strategy: How processes share the work: with `ddp` each has the whole model, with `fsdp2` a part of the model
+            and of the optimizer's state, for models that do not fit otherwise; `auto` is `ddp` for several.
+        sharded_checkpoints: Whether with `fsdp2` each process saves its own part, so that a checkpoint is a folder;
+            otherwise it is one file, for which the first process needs the memory.
         options: Options of Lightning's trainer.
     """
 
@@ -63,6 +69,8 @@ class Trainer(pl.Trainer):
         max_epochs: int | None = None,
         accelerator: str | Accelerator = "auto",
         default_root_dir: str | Path = "runs",
+        strategy: str | Strategy = "auto",
+        sharded_checkpoints: bool = False,
         **options: Any,
     ):
         if max_epochs is not None:
@@ -70,6 +78,7 @@ class Trainer(pl.Trainer):
         if precision == "auto":
             precision, reason = best_precision(accelerator)
             rank_zero_info(f"precision: {precision} ({reason})")
+        strategy = choose_strategy(strategy, sharded_checkpoints=sharded_checkpoints, precision=precision)
         own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         own += [Speed(), Samples()]
         if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
@@ -95,6 +104,7 @@ class Trainer(pl.Trainer):
             enable_model_summary=enable_model_summary,
             accelerator=accelerator,
             default_root_dir=default_root_dir,
+            strategy=strategy,
             use_distributed_sampler=False,  # the data know their share
             **options,
         )

@@ -1,6 +1,6 @@
 """The language model: embedding, blocks, norm and head."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn

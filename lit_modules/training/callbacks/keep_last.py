@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from lit_modules.console import command, short_path
-from lit_modules.lightning_internals import step_is_done, validate_now, validation_is_due
+from lit_modules.lightning_internals import leave_signals_to_us, step_is_done, validate_now, validation_is_due
+from lit_modules.training.callbacks.stop_votes import StopVotes
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,6 +47,8 @@ class KeepLast(Callback):
         if threading.current_thread() is threading.main_thread():  # the only one that may handle signals
             # Here, because Lightning installs its own handlers just before.
             self._handlers = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+        self._votes = StopVotes()
+        leave_signals_to_us(trainer)
         # Lightning takes a checkpoint from before a validation for one from after it, and would leave it out.
         if trainer.global_step > self.validated_step and validation_is_due(trainer):
             validate_now(trainer)
@@ -53,7 +56,7 @@ class KeepLast(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if not step_is_done(trainer):
             return  # gradients of half a step are in no checkpoint
-        self.ending = self._all_stop(trainer)
+        self.ending = self._votes.any_stops(self.asked is not None)
         if self.ending or trainer.global_step % self.every_n_steps == 0 or validation_is_due(trainer):
             self._save(trainer)
 
@@ -66,7 +69,7 @@ class KeepLast(Callback):
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # The checkpoint from before the validation is there already: this one is run again from its start.
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.ending = self._all_stop(trainer)
+            self.ending = self._votes.any_stops(self.asked is not None)
             self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -91,10 +94,6 @@ class KeepLast(Callback):
         if self.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = number
-
-    def _all_stop(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was asked to stop: then all do, at the same step."""
-        return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
 
     def _save(self, trainer: pl.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
