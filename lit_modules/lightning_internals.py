@@ -50,10 +50,9 @@ class DataParallelMesh(ModelParallelStrategy):
 def batches_done(trainer: pl.Trainer | None) -> int:
     """Training batches that a trainer has finished, those before it was resumed included; none without a trainer.
 
-    Lightning has no public count that is right in every hook. `processed` is raised after the optimizer's step and
-    before on_train_batch_end, so it is right whether a checkpoint is saved there, in on_validation_end, in on_train_end
-    or on an exception; prefetched batches do not count. `completed` is one behind in on_train_batch_end, `ready` one
-    ahead on an exception.
+    No public count is right in every hook. `processed` rises after the optimizer's step and before on_train_batch_end,
+    so it is right wherever a checkpoint is saved, on an exception, too, and leaves out prefetched batches. `completed`
+    is one behind in on_train_batch_end, `ready` one ahead on an exception.
     """
     if trainer is None:
         return 0
@@ -78,9 +77,7 @@ def step_is_logged(trainer: pl.Trainer) -> bool:
 def validation_is_due(trainer: pl.Trainer) -> bool:
     """Whether the batch just done is one that validation follows."""
     every = trainer.val_check_batch
-    if not trainer.enable_validation or every is None or every == float("inf"):
-        return False
-    return (batch_index(trainer) + 1) % every == 0
+    return trainer.enable_validation and every is not None and (batch_index(trainer) + 1) % every == 0
 
 
 def validate_now(trainer: pl.Trainer) -> None:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Sequence
 from importlib import import_module, metadata
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import NoReturn
 
 from lit_modules.console import command, did_you_mean
@@ -48,8 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name in LIGHTNING_COMMANDS:
             import_module("lit_modules.training.cli").run_command(argv)
         else:
-            module, _, function = OWN_COMMANDS[name].partition(":")
-            import_module("lit_modules.commands.parser").run(getattr(import_module(module), function), argv[1:])
+            import_module("lit_modules.commands.parser").run(resolve_name(OWN_COMMANDS[name]), argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT
     except (UsageError, FloatingPointError) as error:  # a loss that is not finite asks for another learning rate
@@ -73,10 +73,9 @@ def summary(path: str) -> str:
     """The first line of a function's docstring, read from its file, since importing it may take seconds."""
     module, _, name = path.partition(":")
     file = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and node.name == name.split(".")[-1]:
-            return (ast.get_docstring(node) or "").split("\n")[0]
-    raise LookupError(f"There is no function {path}.")
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    docstrings = {node.name: ast.get_docstring(node) or "" for node in nodes if isinstance(node, ast.FunctionDef)}
+    return docstrings[name.split(".")[-1]].split("\n")[0]
 
 
 def version() -> str:

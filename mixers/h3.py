@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from mixers.checks import UsageError, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.long_conv import long_conv
-from mixers.ops.precision import full_precision
 from mixers.ops.state_space import state_space_attention
 from mixers.parts.diagonal_ssm import DiagonalSSM, Discretisation, Spectrum
 from mixers.registry import register
@@ -88,9 +87,8 @@ class H3(RecurrentMixer[H3State]):
         before = self.initial_state(len(x)).shift if state is None else state.shift
         recent = k[:, max(0, k.shape[1] - before.shape[1]) :].flip(1)
         shift = torch.cat([recent, before], 1)[:, : before.shape[1]]
-        with full_precision(x.device):
-            taps = torch.cat([self.shift[:1] + self.shift_skip, self.shift[1:]]).to(k.dtype)
-            k = long_conv(k, taps, before[:, :0] if state is None else before)
+        taps = torch.cat([self.shift[:1] + self.shift_skip, self.shift[1:]]).to(k.dtype)
+        k = long_conv(k, taps, before[:, :0] if state is None else before)
         q, k, v = (y.to(v.dtype).unflatten(-1, (-1, self.head_dim)) for y in (q, k, v))
         past = None if state is None else state.ssm
         o, past = state_space_attention(q, k, v, *self.ssm.modes(), past, self.chunk_size)

@@ -85,12 +85,7 @@ class Hyena(Mixer[HyenaState]):
         self.in_proj = nn.Linear(dim, (order + 1) * dim)
         self.short_conv = ShortConv((order + 1) * dim, width=short_width)
         self.filter = ImplicitFilter(
-            (order - 1) * dim,
-            max_length=max_length,
-            width=filter_width,
-            features=filter_features,
-            frequency=filter_frequency,
-            lr=filter_lr,
+            (order - 1) * dim, max_length, filter_width, filter_features, filter_frequency, filter_lr
         )
         self.skip = nn.Parameter(torch.randn((order - 1) * dim))  # b_i, one after the other
         self.out_proj = nn.Linear(dim, dim)
@@ -114,15 +109,10 @@ class Hyena(Mixer[HyenaState]):
         if tokens == 0:
             return HyenaState(state.short, past, _no_lookahead(past))
         taps = self._taps(past.shape[1] + tokens)
-        sums = [added_after(past[:, :, i], taps[:, i], tokens) for i in range(self.order - 1)]
-        near = F.pad(taps[:tokens], (0, 0, 0, 0, 0, max(0, tokens - len(taps))))
-        lookahead = Lookahead(
-            recent=past.new_zeros(len(past), tokens, *past.shape[2:]),
-            sums=torch.stack(sums, 2),
-            taps=near.expand(len(past), -1, -1, -1),
-            used=torch.zeros_like(state.lookahead.used),
-        )
-        return HyenaState(state.short, past, lookahead)
+        recent = past.new_zeros(len(past), tokens, *past.shape[2:])
+        sums = added_after(past.flatten(2), taps.flatten(1), tokens).view_as(recent)
+        near = F.pad(taps[:tokens], (0, 0, 0, 0, 0, max(0, tokens - len(taps)))).expand_as(recent)
+        return HyenaState(state.short, past, Lookahead(recent, sums, near, torch.zeros_like(state.lookahead.used)))
 
     def decode(self, x: Tensor, state: HyenaState) -> tuple[Tensor, HyenaState]:
         """Each input is added to the outputs to come; all rows must have been prepared at once."""
@@ -146,13 +136,11 @@ class Hyena(Mixer[HyenaState]):
         """The output, what the short convolution remembers, and the inputs of the long ones, (b, t, o, d)."""
         projected, short = self.short_conv.extend(self.in_proj(x), short)
         first, *gates, v = projected.split(self.dim, -1)
-        with full_precision(x.device):
-            v, inputs = v.to(state_dtype(self.out_proj.weight)), []
-            for i, gate in enumerate(reversed(gates)):
-                inputs.append(v * gate)
-                v = convolve(inputs[-1], i)
-            v = v * first
-        return self.out_proj(v.to(x.dtype)), short, torch.stack(inputs, 2)
+        v, inputs = v.to(state_dtype(self.out_proj.weight)), []
+        for i, gate in enumerate(reversed(gates)):
+            inputs.append(v * gate)
+            v = convolve(inputs[-1], i)
+        return self.out_proj((v * first).to(x.dtype)), short, torch.stack(inputs, 2)
 
     def _taps(self, length: int) -> Tensor:
         """The first `length` taps of the filters, at most max_length, (l, o, d); the first includes b."""

@@ -73,8 +73,7 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         return LinearAttentionState(kv, kv[..., 0].clone())
 
     def _mix(self, x: Tensor, state: LinearAttentionState | None) -> tuple[Tensor, LinearAttentionState]:
-        projections = (self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (projection(x).unflatten(-1, (self.num_heads, -1)) for projection in projections)
+        q, k, v = (proj(x).unflatten(-1, (self.num_heads, -1)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         phi = FEATURE_MAPS[self.feature_map]
         no_decay = x.new_zeros(self.num_heads, dtype=state_dtype(self.q_proj.weight))
         q, k = phi(q), phi(k)

@@ -1,8 +1,7 @@
 """The recurrent networks before Transformers, LSTM (Hochreiter and Schmidhuber, 1997) and GRU (arXiv:1406.1078)."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +11,6 @@ from mixers.ops.precision import full_precision, product_dtype
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, g gates (4 of an LSTM, 3 of a GRU).
-
-ONE_LAYER: dict[str, Any] = {  # the arguments of torch's recurrent layers for it
-    "has_biases": True,
-    "num_layers": 1,
-    "dropout": 0.0,
-    "bidirectional": False,
-    "batch_first": True,
-}
 
 
 class LSTMState(NamedTuple):
@@ -32,25 +23,28 @@ class GRUState(NamedTuple):
 
 
 class _RNN(Mixer[State]):
-    """One layer of torch's recurrent networks, with the parameters of its `cell`."""
+    """One layer of torch's recurrent networks, `layer`, with the parameters of its `cell`."""
 
-    cell: nn.LSTMCell | nn.GRUCell
+    cell_class: ClassVar[type[nn.LSTMCell | nn.GRUCell]]
+    layer: ClassVar[Callable[..., tuple[Tensor, ...]]]
 
-    @abstractmethod
-    def _layer(self, x: Tensor, state: Sequence[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
-        """The outputs (b, t, d) and the parts of the state after them, (1, b, d) each, from those before."""
+    def __init__(self, dim: int):
+        super().__init__(dim)
+        self.cell = self.cell_class(dim, dim)
 
-    def _zero(self, batch: int) -> Tensor:
-        """What each part of a state begins with, (b, d)."""
+    def initial_state(self, batch: int) -> State:
         weight = self.cell.weight_hh
-        return weight.new_zeros(batch, self.dim, dtype=state_dtype(weight))
+        zero = weight.new_zeros(batch, self.dim, dtype=state_dtype(weight))
+        return self.state_class(*(zero.clone() for _ in self.state_class._fields))  # type: ignore[attr-defined]
 
     def extend(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         weights = self._weights(x)
         # torch's layers do not check the width of a state, and read past its end.
         parts = [part.to(weights[0].dtype).view(1, len(x), self.dim) for part in state]
+        options = {"has_biases": True, "num_layers": 1, "dropout": 0.0, "bidirectional": False, "batch_first": True}
         with full_precision(x.device):
-            y, *after = self._layer(x.to(weights[0].dtype), parts, weights)
+            before = parts if len(parts) > 1 else parts[0]
+            y, *after = self.layer(x.to(weights[0].dtype), before, weights, train=torch.is_grad_enabled(), **options)
         return y.to(x.dtype), type(state)(*(new[0].to(old.dtype) for new, old in zip(after, state, strict=True)))
 
     def _weights(self, x: Tensor) -> list[Tensor]:
@@ -80,15 +74,7 @@ class LSTM(_RNN[LSTMState]):
         dim: Width of the input, of the state and of the output.
     """
 
-    def __init__(self, dim: int):
-        super().__init__(dim)
-        self.cell = nn.LSTMCell(dim, dim)
-
-    def initial_state(self, batch: int) -> LSTMState:
-        return LSTMState(self._zero(batch), self._zero(batch))
-
-    def _layer(self, x: Tensor, state: Sequence[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
-        return torch.lstm(x, tuple(state), weights, train=torch.is_grad_enabled(), **ONE_LAYER)
+    cell_class, layer = nn.LSTMCell, staticmethod(torch.lstm)
 
 
 @register("gru")
@@ -103,12 +89,4 @@ class GRU(_RNN[GRUState]):
         dim: Width of the input, of the state and of the output.
     """
 
-    def __init__(self, dim: int):
-        super().__init__(dim)
-        self.cell = nn.GRUCell(dim, dim)
-
-    def initial_state(self, batch: int) -> GRUState:
-        return GRUState(self._zero(batch))
-
-    def _layer(self, x: Tensor, state: Sequence[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
-        return torch.gru(x, state[0], weights, train=torch.is_grad_enabled(), **ONE_LAYER)
+    cell_class, layer = nn.GRUCell, staticmethod(torch.gru)

@@ -77,10 +77,8 @@ class RWKV(Mixer[RWKVState]):
     def extend(self, x: Tensor, state: RWKVState) -> tuple[Tensor, RWKVState]:
         before = torch.cat([state.previous[:, None].to(x.dtype), x[:, :-1]], 1)
         mixes = (self.time_mix_key, self.time_mix_value, self.time_mix_receptance)
-        k, v, r = (
-            projection(torch.lerp(before, x, mix.to(x.dtype)))
-            for projection, mix in zip((self.key, self.value, self.receptance), mixes, strict=True)
-        )
+        mixed = (torch.lerp(before, x, mix.to(x.dtype)) for mix in mixes)
+        k, v, r = (proj(y) for proj, y in zip((self.key, self.value, self.receptance), mixed, strict=True))
         dtype = state.mean.dtype
         past = WKVState(state.mean, state.log_weight)
         mean, past = wkv(k, v, self.time_decay.to(dtype), self.time_first.to(dtype), past)

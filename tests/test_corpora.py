@@ -175,7 +175,7 @@ def test_a_path_that_is_not_there_is_said_to_be_missing(name: str) -> None:
 
 def test_a_wrong_name_is_answered_with_right_ones() -> None:
     with pytest.raises(
-        ValueError, match=r"corpus='sotuu' is not known: did you mean 'sotu'\?.*sotu, plays, transcript"
+        ValueError, match=r"corpus='sotuu' is not known: write one of sotu, plays, transcript.*; did you mean 'sotu'\?$"
     ):
         load("sotuu")
 

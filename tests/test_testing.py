@@ -5,7 +5,7 @@ from torch.utils import _pytree as pytree
 from wrong_mixers import WRONG, AnswersInFloat32, HasAnUnusedParameter, Right, Sums
 
 import mixers
-from mixers.testing import LAWS, function, precision
+from mixers.testing import LAWS, function, usage
 
 NAMES = [law.__name__ for law in LAWS]
 
@@ -113,4 +113,4 @@ def test_a_sum_that_is_kept_in_half_precision_is_found_in_every_mixer(name):
             return y, pytree.tree_map(lambda t: t.bfloat16().to(t.dtype) if t.is_floating_point() else t, state)
 
     with pytest.raises(AssertionError, match="keep what adds up in float32"):
-        precision.half_precision_does_not_drift(Rounding)
+        usage.half_precision_does_not_drift(Rounding)

@@ -23,8 +23,6 @@ from mixers.benchmark import Case, Phase, Row, Target, layer, measure, model, tr
 from mixers.checks import UsageError, at_least
 from mixers.model import MixerFactory
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-
 MIB, MILLISECOND = 2**20, 1e-3
 H200_FLOPS = 989.4e12  # dense, in half precision, as NVIDIA's data sheet says; Lightning's table has sparse ones
 
@@ -39,7 +37,7 @@ def benchmark(
     depth: int = 16,
     vocab_size: int = 50257,
     whole_model: bool = False,
-    dtype: Dtype = "float32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     compile: bool = False,
     peers: bool = True,
     rounds: int = 3,
@@ -82,13 +80,9 @@ def benchmark(
     targets: dict[str, Target] = {label(mixer): made(mixer) for mixer in wanted}
     if peers:
         targets |= known_peers(whole_model, device)
-    parent = Path(root) / "benchmark"
-    folder = next(path for place in count() if not (path := parent / f"{phase}_{place}").exists())
-    cases = [
-        Case(length, size, dim, depth, vocab_size, dtype=getattr(torch, dtype), device=device, compiled=compile)
-        for size in batch_sizes
-        for length in lengths
-    ]
+    folder = next(path for place in count() if not (path := Path(root, "benchmark", f"{phase}_{place}")).exists())
+    at = Case(lengths[0], 1, dim, depth, vocab_size, dtype=getattr(torch, dtype), device=device, compiled=compile)
+    cases = [at._replace(batch_size=size, length=length) for size in batch_sizes for length in lengths]
     title = f"{phase}, {'whole model' if whole_model else 'one layer'}"
     record(phase, targets, cases, title=title, rounds=rounds, repeats=repeats, folder=folder)
     print(f"table: {short_path(folder / 'rows.csv')}\npicture: {short_path(folder / 'curves.png')}")
@@ -104,16 +98,13 @@ def record(
     repeats: int,
     folder: Path,
 ) -> None:
-    """Measures targets into a folder; rows are kept as they come, so that a stop loses none."""
-    about = machine(cases[0].device)
-    title = f"{title}, {str(cases[0].dtype).removeprefix('torch.')}, {about['device']}"
+    """Measures targets, on one device and in one dtype, into a folder; a stop loses no row that is done."""
+    about, dtype = machine(cases[0].device), str(cases[0].dtype).removeprefix("torch.")
+    title = f"{title}, {dtype}, {about['device']}"
     folder.mkdir(parents=True)
     print(f"{title}, torch {about['torch']}\n{LEGEND}\n{LINE.format(*HEADINGS)}", flush=True)
     records: list[dict[str, Any]] = []
-    with (
-        (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file,
-        tqdm(total=len(cases) * rounds * len(targets), unit="turn", leave=False, disable=None) as bar,
-    ):
+    with tqdm(total=len(cases) * rounds * len(targets), unit="turn", leave=False, disable=None) as bar:
 
         def progress(name: str) -> None:
             bar.set_postfix_str(name, refresh=False)
@@ -122,19 +113,20 @@ def record(
         for row in measure(phase, targets, cases, rounds=rounds, repeats=repeats, progress=progress):
             if phase == "train":
                 row = row._replace(flops=train_flops(targets[row.subject], row.setting))
-            record = _record(row) | about
-            pd.DataFrame([record]).to_csv(file, header=not records, index=False)
+            used = utilisation(row)
+            record = row._asdict() | row.setting._asdict() | {"dtype": dtype, "utilisation": used} | about
+            del record["setting"]
+            pd.DataFrame([record]).to_csv(folder / "rows.csv", mode="a", header=not records, index=False)
             records.append(record)
-            file.flush()
             with bar.external_write_mode():
-                print(LINE.format(*_shown(record)).rstrip(), flush=True)
+                print(LINE.format(*_cells(row, used)).rstrip(), flush=True)
     plots.draw(pd.DataFrame(records), folder / "curves.png", title=title)
 
 
 def label(mixer: MixerFactory) -> str:
     """A mixer's name, with those of its options that are not the default."""
     config = as_config(mixer)
-    given, usual = complete(config), complete({**config, "init_args": {}})
+    given, usual = complete(config), complete(config["class_path"])
     options = [f"{name}={value}" for name, value in given.options.items() if value != usual.options[name]]
     return " ".join([given.name, *options])
 
@@ -169,31 +161,17 @@ def utilisation(row: Row) -> float | None:
     return row.flops / row.seconds / peak if peak else None
 
 
-def _record(row: Row) -> dict[str, Any]:
-    """A row of the CSV, but for the machine."""
-    measured = row._asdict()
-    at: Case = measured.pop("setting")
-    dtype = str(at.dtype).removeprefix("torch.")
-    return measured | at._asdict() | {"dtype": dtype, "utilisation": utilisation(row)}
-
-
 LEGEND = "Higher is better of tokens/s and MFU (model FLOPs utilisation), lower of time and memory."
 HEADINGS = ("mixer", "length", "batch", "ms", "fastest to slowest", "tokens/s", "memory MiB", "MFU", "state MiB")
 LINE = "{:28} {:>8} {:>6} {:>10} {:>22} {:>12} {:>11} {:>6} {:>10}"
 
 
-def _shown(record: dict[str, Any]) -> list[str]:
+def _cells(row: Row, used: float | None) -> list[str]:
     """The cells of a row; where there are no numbers, the reason."""
-    place = [record["subject"], f"{record['length']:,}", str(record["batch_size"])]
-    if record["seconds"] is None:
-        return [*place, record["note"], *[""] * 5]
-    used = record["utilisation"]
-    return [
-        *place,
-        number(record["seconds"], MILLISECOND),
-        f"{number(record['fastest'], MILLISECOND)} to {number(record['slowest'], MILLISECOND)}",
-        number(record["tokens_per_second"]),
-        number(record["peak_bytes"], MIB),
-        MISSING if used is None else f"{used:.0%}",
-        number(record["state_bytes"], MIB),
-    ]
+    place = [row.subject, f"{row.setting.length:,}", str(row.setting.batch_size)]
+    if row.seconds is None:
+        return [*place, row.note, *[""] * 5]
+    median, fastest, slowest = (number(each, MILLISECOND) for each in (row.seconds, row.fastest, row.slowest))
+    memory, state = number(row.peak_bytes, MIB), number(row.state_bytes, MIB)
+    mfu = MISSING if used is None else f"{used:.0%}"
+    return [*place, median, f"{fastest} to {slowest}", number(row.tokens_per_second), memory, mfu, state]

@@ -39,8 +39,7 @@ def evaluate(
 
     from lit_modules.commands.harness import HarnessLM
 
-    model = HarnessLM(
-        ckpt_path, root=root, device=str(device(accelerator)), batch_size=batch_size, max_length=max_length
-    )
+    where = str(device(accelerator))
+    model = HarnessLM(ckpt_path, root=root, device=where, batch_size=batch_size, max_length=max_length)
     manager = TaskManager(include_path=include_path)
     print(make_table(simple_evaluate(model, tasks=tasks, num_fewshot=num_fewshot, limit=limit, task_manager=manager)))

@@ -1,6 +1,5 @@
 """A typed function as a command: its signature is the command's options, its docstring their help."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, get_type_hints
 
@@ -24,17 +23,11 @@ def run(function: Callable[..., None], argv: Sequence[str]) -> None:
         UsageError: They are not what the function takes.
     """
     doc = docstring_parser.parse(function.__doc__ or "")
-    parser = Parser(
-        prog=f"{command()} {function.__name__}",
-        description="\n".join(filter(None, (doc.short_description, doc.long_description))),
-        allow_abbrev=False,  # or a typo that happens to begin an option would pass for it
-    )
-    parameters = inspect.signature(function).parameters.values()
-    keyword: set[str | int] = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    # No abbreviations, or a typo that happens to begin an option would pass for it.
+    parser = Parser(prog=f"{command()} {function.__name__}", description=doc.description, allow_abbrev=False)
     hints = get_type_hints(function, include_extras=True)
-    repeated = {name for name, hint in hints.items() if hint in (Repeated, Repeated | None)}
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=keyword)
-    parser.add_function_arguments(function, as_group=False, skip={*hints.keys() - keyword, *repeated})
+    repeated: set[str | int] = {name for name, hint in hints.items() if hint in (Repeated, Repeated | None)}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=repeated)
     for parameter in doc.params:
         if parameter.arg_name in repeated:  # text even where it looks like YAML, as a list of jsonargparse would not be
             meaning = f"{parameter.description} It can be given several times."

@@ -1,40 +1,29 @@
 """Other people's layers and models, for comparison, where their packages are installed."""
 
 import sys
+from functools import partial
 from importlib.util import find_spec
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
 import torch
-from torch import Tensor, nn
 
-from mixers.benchmark.work import (
-    PIECE,
-    Case,
-    Phase,
-    Target,
-    Unavailable,
-    Workload,
-    forward_and_backward,
-    inferring,
-    parameters,
-    step,
-)
+from mixers.benchmark import Case, Phase, Target, layer
+from mixers.benchmark.work import PIECE, Unavailable, Workload, inferring, parameters, state_bytes, step
 
 HEADS = 4  # of retention at width 1024, as in the paper
-LLAMA_HEADS = 8  # as many as our attention has
 CHUNK = 512  # recurrent_chunk_size of the authors' configuration
 
 
 def peers(whole_model: bool, device: torch.device) -> dict[str, Target]:
     """The peers that can be measured here, by name."""
+    if whole_model:
+        return {"Llama (transformers)": llama} if find_spec("transformers") else {}
     found: dict[str, Target] = {}
-    if whole_model and find_spec("transformers"):
-        found["Llama (transformers)"] = llama
-    if not whole_model and find_spec("torchscale"):
-        found |= {"authors, parallel": authors(chunkwise=False), "authors, chunkwise": authors(chunkwise=True)}
-    if not whole_model and device.type == "cuda" and find_spec("fla"):
+    if find_spec("torchscale"):
+        found["authors, parallel"] = partial(authors, chunkwise=False)
+        found["authors, chunkwise"] = partial(authors, chunkwise=True)
+    if device.type == "cuda" and find_spec("fla"):
         found["retention (fla)"] = fla_layer
     return found
 
@@ -48,64 +37,45 @@ def llama(what: Phase, at: Case) -> Workload:
         hidden_size=at.dim,
         intermediate_size=round(8 * at.dim / 3 / 8) * 8,  # 4·dim² in attention, 3 matrices for the other 8·dim²
         num_hidden_layers=at.depth,
-        num_attention_heads=LLAMA_HEADS,
+        num_attention_heads=8,  # as many as our attention has
         max_position_embeddings=2 * at.length,
         tie_word_embeddings=True,
     )
     model: Any = LlamaForCausalLM(config)
-    model = model.to(at.device)
-
-    def draw(length: int) -> Tensor:
-        return torch.randint(at.vocab_size, (at.batch_size, length), device=at.device)
-
+    model.to(at.device)
+    ids = torch.randint(at.vocab_size, (at.batch_size, at.length), device=at.device)
     if what == "train":
-        ids = draw(at.length)
         if at.compiled:
             model.compile()
         return Workload(step(model, lambda: model(ids, labels=ids, use_cache=False).loss, at), parameters(model))
 
-    cache: Any = DynamicCache()
-    model, token = model.to(at.dtype).eval(), draw(1)
+    model.to(at.dtype).eval()
     if what == "prefill":
-        prompt = draw(at.length)
-        return Workload(inferring(lambda: model(prompt, use_cache=True, logits_to_keep=1)), parameters(model))
+        return Workload(inferring(lambda: model(ids, use_cache=True, logits_to_keep=1)), parameters(model))
+    cache: Any = DynamicCache()
     with torch.inference_mode():
-        for start in range(0, at.length, PIECE):
-            model(draw(min(PIECE, at.length - start)), past_key_values=cache, use_cache=True, logits_to_keep=1)
-    size = sum(x.numel() * x.element_size() for own in cache.layers for x in (own.keys, own.values)) // at.batch_size
+        for piece in ids.split(PIECE, dim=1):
+            model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    size = state_bytes([(own.keys, own.values) for own in cache.layers]) // at.batch_size
+    token = ids[:, -1:]
     return Workload(inferring(lambda: model(token, past_key_values=cache, use_cache=True)), parameters(model), size)
 
 
-def authors(*, chunkwise: bool) -> Target:
+def authors(what: Phase, at: Case, *, chunkwise: bool) -> Workload:
     """The layer that the RetNet authors released, in its parallel or its chunkwise form."""
+    if what != "train":
+        raise Unavailable("only the training of the authors' layer is measured")
+    if chunkwise and at.length % CHUNK:
+        raise Unavailable(f"the authors' chunkwise form needs a multiple of {CHUNK} tokens")
+    from torchscale.architecture.config import RetNetConfig
 
-    def prepare(what: Phase, at: Case) -> Workload:
-        if what != "train":
-            raise Unavailable("only the training of the authors' layer is measured")
-        if chunkwise and at.length % CHUNK:
-            raise Unavailable(f"the authors' chunkwise form needs a multiple of {CHUNK} tokens")
-        layer_class, positions_class = authors_code()
-        args = SimpleNamespace(
-            decoder_embed_dim=at.dim,
-            decoder_retention_heads=HEADS,
-            recurrent_chunk_size=CHUNK,
-            layernorm_eps=1e-6,
-            multiway=False,
-        )
-        layer = layer_class(args, at.dim, 2 * at.dim, HEADS).to(at.device)
-        positions = positions_class(args).to(at.device)
-        options = {"chunkwise_recurrent": True} if chunkwise else {}
-
-        def arguments(layer: nn.Module, args: tuple[Tensor], _: object) -> tuple[tuple[Any, ...], dict[str, bool]]:
-            return (args[0], positions(args[0].shape[1], **options)), options
-
-        layer.register_forward_pre_hook(arguments, with_kwargs=True)
-        x = torch.randn(at.batch_size, at.length, at.dim, device=at.device)
-        if at.compiled:
-            layer.compile()
-        return Workload(forward_and_backward(layer, x, at), parameters(layer))
-
-    return prepare
+    layer_class, positions_class = authors_code()
+    config = RetNetConfig(decoder_embed_dim=at.dim, decoder_retention_heads=HEADS, recurrent_chunk_size=CHUNK)
+    theirs = layer_class(config, at.dim, 2 * at.dim, HEADS)
+    positions = positions_class(config).to(at.device)
+    form = {"chunkwise_recurrent": chunkwise}
+    theirs.register_forward_pre_hook(lambda _, x, __: ((*x, positions(at.length, **form)), form), with_kwargs=True)
+    return layer(lambda dim: theirs)(what, at)
 
 
 def authors_code() -> tuple[Any, Any]:
@@ -130,7 +100,6 @@ def fla_layer(what: Phase, at: Case) -> Workload:
 
     if what != "train":
         raise Unavailable("only the training of flash-linear-attention's layer is measured")
-    layer = MultiScaleRetention(hidden_size=at.dim, num_heads=HEADS, expand_k=1.0, expand_v=2.0).to(at.device)
-    layer.register_forward_hook(lambda module, x, outputs: outputs[0])
-    x = torch.randn(at.batch_size, at.length, at.dim, device=at.device)
-    return Workload(forward_and_backward(layer, x, at), parameters(layer))
+    theirs = MultiScaleRetention(hidden_size=at.dim, num_heads=HEADS, expand_k=1.0, expand_v=2.0)
+    theirs.register_forward_hook(lambda module, x, outputs: outputs[0])
+    return layer(lambda dim: theirs)(what, at._replace(compiled=False))  # its kernels are already

@@ -7,11 +7,10 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import LogLocator
 
-from lit_modules.commands.table import number
+from lit_modules.console import number
 
 PANELS = {
     "seconds": ("milliseconds (lower is better)", 1e3),
@@ -31,16 +30,23 @@ def styles() -> Iterator[dict[str, Any]]:
 
 
 def draw(rows: pd.DataFrame, path: Path, *, title: str) -> None:
-    """Draws one curve for each subject and batch size; what could not be measured is a gap.
-
-    Args:
-        rows: Those of the benchmark's CSV.
-        path: The picture.
-        title: Above it.
-    """
+    """Draws a curve for each subject and batch size of a benchmark's rows; what could not be measured is a gap."""
+    several = rows["batch_size"].nunique() > 1
+    lengths = sorted(rows["length"].unique())
+    shown = lengths[:: -(-len(lengths) // TICKS)]
     figure = Figure(figsize=(15, 5.2), layout="constrained")
     for axes, (field, (name, unit)) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        _panel(axes, rows, field, name, unit)
+        curves = rows.groupby(["subject", "batch_size"], sort=False)
+        for ((subject, batch), curve), style in zip(curves, styles(), strict=False):
+            ordered = curve.sort_values("length")
+            heights = (ordered[field].astype(float) * unit).clip(lower=1e-9)  # the axis is a log
+            label = f"{subject}, batch {batch}" if several else subject
+            axes.plot(ordered["length"], heights, markersize=5, linewidth=1.3, label=label, **style)
+        axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=name)
+        axes.set_xticks(shown, labels=[f"{length:,}" for length in shown])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=2 * TICKS))
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        axes.minorticks_off()
     finish(figure)
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
@@ -52,20 +58,3 @@ def finish(figure: Figure) -> None:
         axes.grid(visible=True, alpha=0.3)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
-
-
-def _panel(axes: Axes, rows: pd.DataFrame, field: str, name: str, unit: float) -> None:
-    several = rows["batch_size"].nunique() > 1
-    curves = rows.groupby(["subject", "batch_size"], sort=False)
-    for ((subject, batch), curve), style in zip(curves, styles(), strict=False):
-        ordered = curve.sort_values("length")
-        heights = (ordered[field].astype(float) * unit).clip(lower=1e-9)  # the axis is a log
-        label = f"{subject}, batch {batch}" if several else subject
-        axes.plot(ordered["length"], heights, markersize=5, linewidth=1.3, label=label, **style)
-    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=name)
-    lengths = sorted(rows["length"].unique())
-    shown = lengths[:: -(-len(lengths) // TICKS)]
-    axes.set_xticks(shown, labels=[f"{length:,}" for length in shown])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=2 * TICKS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
-    axes.minorticks_off()

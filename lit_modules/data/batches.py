@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, count, islice
 
 import numpy as np
 import torch
@@ -14,41 +15,26 @@ from lit_modules.data.token_file import TokenFile
 from mixers.checks import UsageError
 
 
+@dataclass(eq=False)
 class Blocks(Dataset[Tensor]):
-    """Non-overlapping blocks of tokens: block[:-1] goes in, block[1:] is to be predicted.
+    """Non-overlapping blocks of tokens, block[:-1] to read and block[1:] to predict; ValueError if none is full."""
 
-    Args:
-        file: The tokens.
-        whose: What errors call them.
-        block_size: Tokens of a block, of which none is in two.
-        bos_token: The id to put before what is predicted; without it that is the token before.
-        context: Tokens to predict at the end of each block, B; None predicts all. Blocks of one size therefore have
-            the same last tokens for any context.
-        max_tokens: Use only so many tokens of the file.
+    file: TokenFile
+    whose: str  # what errors call the tokens
+    block_size: int  # tokens of a block, of which none is in two
+    bos_token: int | None = None  # the id to put before what is predicted; without it that is the token before
+    context: int | None = None  # tokens to predict at the end of each block, B; None predicts all
+    max_tokens: int | None = None  # use only so many tokens of the file
 
-    Raises:
-        ValueError: If the tokens do not fill a block.
-    """
-
-    def __init__(
-        self,
-        file: TokenFile,
-        whose: str,
-        *,
-        block_size: int,
-        bos_token: int | None = None,
-        context: int | None = None,
-        max_tokens: int | None = None,
-    ) -> None:
-        self.file, self.block_size, self.bos_token = file, block_size, bos_token
-        self.length = context or block_size
-        self.before = int(bos_token is None)  # the first token of the file is only read
-        self.tokens = min(file.tokens - self.before, max_tokens or file.tokens)
-        if self.tokens < block_size:
-            option = "data.block_size" if context is None else "contexts"
+    def __post_init__(self) -> None:
+        self.length = self.context or self.block_size
+        self.before = int(self.bos_token is None)  # the first token of the file is only read
+        self.tokens = min(self.file.tokens - self.before, self.max_tokens or self.file.tokens)
+        if self.tokens < self.block_size:
+            option = "data.block_size" if self.context is None else "contexts"
             raise UsageError(
-                f"{whose} has {self.tokens} tokens, too few for {option}={block_size}: "
-                f"write a smaller number there{', a larger max_tokens' if max_tokens else ''} or give more text."
+                f"{self.whose} has {self.tokens} tokens, too few for {option}={self.block_size}: "
+                f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
             )
 
     def __len__(self) -> int:
@@ -93,20 +79,18 @@ class SizedLoader(Loader):
         return len(self.indices)
 
 
-def shuffled_indices(blocks: int, *, seed: int, start: int) -> Iterator[int]:
-    """Block indices without end from sample `start` on: every epoch all blocks, in an order of its own."""
+def shuffled_batches(
+    blocks: int, *, seed: int, start: int, batch_size: int, rank: int, world_size: int
+) -> Iterator[list[int]]:
+    """Batches without end from sample `start` on, of which each process has the rank-th of equal parts.
+
+    Every epoch has all blocks, in an order of its own; a batch may have some of two epochs.
+    """
     epoch, offset = divmod(start, blocks)
+    orders = (np.random.default_rng([seed, number]).permutation(blocks) for number in count(epoch))
+    samples, each = islice(chain.from_iterable(orders), offset, None), batch_size // world_size
     while True:
-        for index in np.random.default_rng([seed, epoch]).permutation(blocks)[offset:]:
-            yield int(index)
-        epoch, offset = epoch + 1, 0
-
-
-def rank_batches(samples: Iterator[int], *, batch_size: int, rank: int, world_size: int) -> Iterator[list[int]]:
-    """The part that one process has in each batch of all processes together: the rank-th of equal parts."""
-    each = batch_size // world_size
-    while batch := list(islice(samples, batch_size)):
-        yield batch[rank * each : (rank + 1) * each]
+        yield list(islice(samples, batch_size))[rank * each : (rank + 1) * each]
 
 
 def sequential_batches(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:

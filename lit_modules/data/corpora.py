@@ -3,18 +3,17 @@
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from itertools import chain, islice
 from pathlib import Path
 
+from lit_modules.console import did_you_mean
 from lit_modules.data.packaged import PACKAGED
 from lit_modules.data.readers import READERS, check_field, read_files, read_rows
 from mixers.checks import MissingFileError, UsageError
 
 Documents = Callable[[], Iterable[str]]
-
 PERIOD = 10
 HELD_OUT = {4: "test", 9: "validation"}  # places in ten documents
 
@@ -31,11 +30,7 @@ class Corpus:
     splits: dict[str, Documents]
 
     def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split, one at a time; those without any text are left out.
-
-        Raises:
-            ValueError: If there is no such split, or nothing in it.
-        """
+        """The documents with text of a split, one at a time; raises ValueError if there are none, or no such split."""
         if split not in self.splits:
             there = ", ".join(name for name in self.splits if name != "unseen")
             raise UsageError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
@@ -68,11 +63,10 @@ def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: P
     if path.suffix in READERS or path.is_absolute() or name.startswith((".", "~")):
         raise MissingFileError(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
     if "/" not in name:
-        close = get_close_matches(name, PACKAGED, n=1)
-        hint = f" did you mean {close[0]!r}?" if close else ""
         raise UsageError(
-            f"corpus={name!r} is not known:{hint} write one of {', '.join(PACKAGED)}, the path of a file or folder, "
-            "or a data set of the Hub with its owner, such as 'Salesforce/wikitext:wikitext-2-raw-v1'."
+            f"corpus={name!r} is not known: write one of {', '.join(PACKAGED)}, the path of a file or folder, or a "
+            "data set of the Hub with its owner, such as 'Salesforce/wikitext:wikitext-2-raw-v1'"
+            f"{did_you_mean(name, PACKAGED)}"
         )
     return _on_the_hub(name, text_field, cache_dir)
 
@@ -86,17 +80,13 @@ def split_documents(documents: Documents, missing: Collection[str] = ("test", "v
     """Of every ten documents the fifth for the test and the last for validation, the rest for training.
 
     With fewer than ten documents, the last tenth of the text is for validation and the one before it for the test, cut
-    at a line end where there is one.
-
-    Args:
-        documents: Gives all of them.
-        missing: The splits wanted beside training, of "validation" and "test".
+    at a line end where there is one. `missing` are the splits wanted beside training.
     """
     return {split: partial(_part, split, documents, missing) for split in ("train", *missing)}
 
 
-def _split_all(documents: Documents) -> dict[str, Documents]:
-    return {**split_documents(documents), "unseen": documents}
+def _corpus(name: str, content: Iterable[str], documents: Documents) -> Corpus:
+    return Corpus(name, _digest(content), {**split_documents(documents), "unseen": documents})
 
 
 def _with_text(documents: Iterable[str]) -> Iterator[str]:
@@ -109,9 +99,9 @@ def _part(split: str, documents: Documents, missing: Collection[str]) -> Iterato
     if len(first) < PERIOD:
         yield from _tenths(first, missing)[split]
         return
+    owners = {index: owner for index, owner in HELD_OUT.items() if owner in missing}
     for index, document in enumerate(chain(first, found)):
-        owner = HELD_OUT.get(index % PERIOD)
-        if split == (owner if owner in missing else "train"):
+        if split == owners.get(index % PERIOD, "train"):
             yield document
 
 
@@ -137,13 +127,12 @@ def _from_list(documents: list[str]) -> Corpus:
     for index, document in enumerate(documents):
         if not isinstance(document, str):
             raise UsageError(f"corpus[{index}] is a {type(document).__name__}: give documents as strings.")
-    return Corpus(corpus_name(documents), _digest(documents), _split_all(partial(iter, documents)))
+    return _corpus(corpus_name(documents), documents, partial(iter, documents))
 
 
 def _packaged(name: str) -> Corpus:
-    reader = PACKAGED[name]
     try:
-        return Corpus(name, _digest(reader()), _split_all(reader))
+        return _corpus(name, PACKAGED[name](), PACKAGED[name])
     except PackageNotFoundError as error:
         raise MissingFileError(
             f"corpus={name!r} is read from the package {error.name!r}, which is not installed: "
@@ -156,9 +145,7 @@ def _local(name: str, path: Path, text_field: str) -> Corpus:
     files = sorted((file for file in found if file.suffix in READERS and file.is_file()), key=Path.as_posix)
     if not files:
         raise MissingFileError(f"corpus={name!r} has nothing to read: give {', '.join(READERS)} files.")
-    return Corpus(
-        name, _digest([text_field, *map(_content, files)]), _split_all(partial(read_files, files, text_field))
-    )
+    return _corpus(name, [text_field, *map(_content, files)], partial(read_files, files, text_field))
 
 
 def _content(file: Path) -> str:
@@ -183,10 +170,9 @@ def _on_the_hub(name: str, text_field: str, cache_dir: Path) -> Corpus:
         own[split] = partial(read_rows, found[split], text_field, f"corpus={name!r}")
     if not own:
         raise UsageError(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
-    splits = dict(own)
+    splits = {"unseen": own.get("test") or (lambda: chain.from_iterable(part() for part in own.values())), **own}
     if "train" in own:
-        splits |= split_documents(own["train"], [split for split in HELD_OUT.values() if split not in own])
-    splits["unseen"] = own.get("test") or (lambda: chain.from_iterable(part() for part in own.values()))
+        splits |= split_documents(own["train"], set(HELD_OUT.values()) - own.keys())
     # The folders that the library prepares rows in are named after the data set's revision on the Hub.
     files = (Path(file["filename"]) for split in own for file in found[split].cache_files)
     return Corpus(name, _digest([name, text_field, *("/".join(file.parts[-4:]) for file in files)]), splits)

@@ -3,21 +3,20 @@
 import inspect
 import os
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import tokenizers
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules.data.batches import Blocks, Loader, SizedLoader, rank_batches, shuffled_indices
-from lit_modules.data.cache import default_cache
+from lit_modules.data.batches import Blocks, Loader, SizedLoader, shuffled_batches
+from lit_modules.data.cache import cached_path, default_cache
 from lit_modules.data.corpora import Corpus, corpus_name, load_corpus
-from lit_modules.data.prepared import prepared_bpe, prepared_tokens
-from lit_modules.data.token_file import TokenFile
-from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
+from lit_modules.data.token_file import TokenFile, token_file
+from lit_modules.data.tokenizer import Tokenizer, cached_bpe, read_tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
 
@@ -92,18 +91,18 @@ class Text(LightningDataModule):
         self._resumed_samples = self._resumed_batches = 0
 
     # What the weights do not depend on: a run may be resumed with other values.
-    changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {
-        "self", "tokenizer", "vocab_size",
-    }  # fmt: skip
+    changeable_options = frozenset(inspect.signature(__init__).parameters) - {"self", "tokenizer", "vocab_size"}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, trained or read when first asked for."""
         if isinstance(self._tokenizer, Tokenizer):
             return self._tokenizer
-        if self._tokenizer == "bpe":
-            return prepared_bpe(self._documents, self.hparams["vocab_size"], self.cache_dir)
-        return read_tokenizer(self._tokenizer, cache_dir=self.cache_dir)
+        if self._tokenizer != "bpe":
+            return read_tokenizer(self._tokenizer, cache_dir=self.cache_dir)
+        corpus, size = self._documents, self.hparams["vocab_size"]
+        path = cached_path(self.cache_dir / "tokenizers", ".json", corpus.key, str(size))
+        return cached_bpe(path, partial(corpus.documents, "train"), size)
 
     @property
     def vocab_size(self) -> int:
@@ -122,10 +121,7 @@ class Text(LightningDataModule):
 
     @property
     def start_token(self) -> int | None:
-        """The id that begins a document for `LanguageModel(start_token=...)`, None if documents are not isolated.
-
-        The end of a document is what the model reads before it predicts the first token of the next.
-        """
+        """The id that begins a document for the model, the end of the one before; None if they are not isolated."""
         return self.end if self.hparams["isolate_documents"] else None
 
     @property
@@ -137,13 +133,12 @@ class Text(LightningDataModule):
     def token_file(self, split: Literal["train", "validation", "test"]) -> TokenFile:
         """The tokens of a split, end tokens included; they are written when first asked for."""
         if split not in self._files:
-            self._files[split] = prepared_tokens(self._documents, split, self.tokenizer, self.cache_dir)
+            self._files[split] = self._tokens(self._documents, split)
         return self._files[split]
 
     def other_corpus(self, corpus: str, text_field: str) -> TokenFile:
         """The tokens, by this text's tokenizer, of another corpus: of its own test split or else of all of it."""
-        other = load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir)
-        return prepared_tokens(other, "unseen", self.tokenizer, self.cache_dir)
+        return self._tokens(load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir), "unseen")
 
     @cached_property
     def _documents(self) -> Corpus:
@@ -174,7 +169,7 @@ class Text(LightningDataModule):
 
         def batches() -> Iterator[list[int]]:
             start = 0 if overfits else self.samples_seen
-            return rank_batches(shuffled_indices(len(blocks), seed=self.hparams["seed"], start=start), **share)
+            return shuffled_batches(len(blocks), seed=self.hparams["seed"], start=start, **share)
 
         return Loader(blocks, batches, num_workers=self.hparams["num_workers"])
 
@@ -200,9 +195,8 @@ class Text(LightningDataModule):
             )
         if not self._fitting:
             return
-        if changed := [name for name, value in self._order().items() if state_dict[name] != value]:
-            names = ", ".join(changed)
-            rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {names}.")
+        if changed := ", ".join(name for name, value in self._order().items() if state_dict[name] != value):
+            rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {changed}.")
         self._resumed_samples = 0 if changed else state_dict["samples_seen"]
         self._resumed_batches = state_dict["batches"]
 
@@ -210,6 +204,10 @@ class Text(LightningDataModule):
     def _fitting(self) -> bool:
         """Whether the training split is needed: always but in a trainer that only evaluates."""
         return self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING)
+
+    def _tokens(self, corpus: Corpus, split: str) -> TokenFile:
+        path = cached_path(self.cache_dir / "tokens", ".bin", corpus.key, split, self.tokenizer.to_json())
+        return token_file(path, partial(corpus.documents, split), self.tokenizer)
 
     def _order(self) -> dict[str, Any]:
         """All that the blocks and their training order depend on."""

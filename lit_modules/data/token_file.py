@@ -35,11 +35,8 @@ class TokenFile:
 
 
 def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer) -> TokenFile:
-    """The token file at `path`, which is written from `documents` first if it is not there or not whole.
-
-    Several processes may ask for the same file at once: one writes, the others wait.
-    """
-    return built_once(path, _find, lambda path: _write(path, documents(), tokenizer))
+    """The token file at `path`, which is written from `documents` first if it is not there or not whole."""
+    return built_once(path, _read, lambda path: _write(path, documents(), tokenizer))
 
 
 def count_bytes(file: TokenFile, start: int, stop: int, tokenizer: Tokenizer) -> int:
@@ -58,14 +55,11 @@ def _sum_lengths(ids: np.ndarray, lengths: np.ndarray) -> int:
     return sum(int(lengths[ids[start : start + IDS]].sum()) for start in range(0, len(ids), IDS))
 
 
-def _find(path: Path) -> TokenFile | None:
-    """The token file at `path` if it is whole."""
-    try:
-        found = TokenFile(path, **json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-        whole = path.stat().st_size == found.tokens * np.dtype(found.dtype).itemsize
-    except (OSError, ValueError, TypeError):
-        return None
-    return found if whole else None
+def _read(path: Path) -> TokenFile:
+    file = TokenFile(path, **json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+    if path.stat().st_size != file.tokens * np.dtype(file.dtype).itemsize:
+        raise ValueError(f"{path} is not whole")
+    return file
 
 
 def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenFile:
@@ -92,8 +86,7 @@ def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenF
 
 def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
     """Pieces of documents in batches, and for each piece whether it is the last of its document."""
-    batch: list[tuple[str, bool]] = []
-    size = 0
+    batch, size = list[tuple[str, bool]](), 0
     for document in documents:
         left = len(document)
         for piece in pieces(document):

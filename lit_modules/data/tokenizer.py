@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ import numpy as np
 import tokenizers
 import torch
 from jsonargparse.typing import register_type
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from lit_modules.console import did_you_mean
+from lit_modules.data.cache import built_once, replace_text
 from mixers.checks import MissingFileError, UsageError
 
 END = "<|endoftext|>"
@@ -65,7 +64,7 @@ class Tokenizer:
 
         Each step decodes again only the ids since the last text but one, so its cost does not grow with the text.
         """
-        return partial(DecodeStream(skip_special_tokens=False).step, self._inner)
+        return partial(tokenizers.decoders.DecodeStream(skip_special_tokens=False).step, self._inner)
 
     def name_lengths(self) -> np.ndarray:
         """The characters in each id's name, 0 for `end`: (vocab_size,). Byte-level tokenizers name a byte by one."""
@@ -81,11 +80,7 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
-        """The tokenizer that `to_json`, or any tokenizer.json file, describes.
-
-        Raises:
-            ValueError: If the text describes no tokenizer.
-        """
+        """The tokenizer that `to_json`, or any tokenizer.json file, describes; raises ValueError for other text."""
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more precise
@@ -125,11 +120,7 @@ def bytes_tokenizer() -> Tokenizer:
 
 
 def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE of the documents, with `vocab_size` ids or fewer if they have too few pairs to merge.
-
-    Raises:
-        ValueError: If `vocab_size` has no room for every byte and the end of text.
-    """
+    """A byte-level BPE of the documents, with `vocab_size` ids (257 or more), or fewer if pairs to merge run out."""
     if vocab_size < BYTES + 1:
         raise UsageError(
             f"vocab_size={vocab_size} is too small for a byte-level BPE: "
@@ -141,12 +132,22 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(inner)
 
 
+def cached_bpe(path: Path, documents: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
+    """The BPE at `path`, which is trained on `documents` first if it is not there or damaged."""
+
+    def train(path: Path) -> Tokenizer:
+        tokenizer = train_bpe(documents(), vocab_size)
+        replace_text(path, tokenizer.to_json())
+        return tokenizer
+
+    return built_once(path, lambda path: Tokenizer.from_json(path.read_text(encoding="utf-8")), train)
+
+
 def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     """A tokenizer that needs no training.
 
     Args:
-        name: `bytes`, the path of a tokenizer.json or of one of our checkpoints (.ckpt), or a model on the Hub,
-            `owner/name`.
+        name: `bytes`, the path of a tokenizer.json or of a checkpoint (.ckpt), or a model on the Hub, `owner/name`.
         cache_dir: The folder that keeps what is downloaded.
 
     Raises:
@@ -161,11 +162,9 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     elif path.suffix in (".json", ".ckpt") or path.is_absolute() or name.startswith("."):
         raise MissingFileError(f"tokenizer={name!r} is not a file: check the path.")
     elif "/" not in name:
-        close = get_close_matches(name, ["bytes", "bpe"], n=1)
-        hint = f" did you mean {close[0]!r}?" if close else ""
         raise UsageError(
-            f"tokenizer={name!r} is not known:{hint} write 'bytes', 'bpe', the path of a tokenizer.json or .ckpt file, "
-            "or 'owner/name' of a model on the Hub."
+            f"tokenizer={name!r} is not known: write 'bytes', 'bpe', the path of a tokenizer.json or .ckpt file, or "
+            f"'owner/name' of a model on the Hub{did_you_mean(name, ['bytes', 'bpe'])}"
         )
     else:
         text = _on_the_hub(name, cache_dir)
@@ -178,7 +177,7 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
 def _byte_level(model: BPE, *, use_regex: bool) -> tokenizers.Tokenizer:
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=use_regex)
-    inner.decoder = ByteLevelDecoder()
+    inner.decoder = tokenizers.decoders.ByteLevel()
     return inner
 
 

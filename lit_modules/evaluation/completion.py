@@ -13,11 +13,7 @@ from mixers.model.generate import check_sampling, generate
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are sampled, and where a text ends.
-
-    Raises:
-        ValueError: A value is out of range.
-    """
+    """How tokens are sampled, and where a text ends; raises ValueError for a value out of range."""
 
     max_tokens: int = 200  # most tokens to add to a text
     temperature: float = 0.8  # 0 always takes the likeliest token, 1 draws as the model predicts

@@ -10,6 +10,7 @@ from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.model.loss import IGNORED
 
+Pair = tuple[list[int], list[int]]  # a context of at least one token, and what follows it
 PADDING = 0  # any id: what comes after a text changes nothing in it, and is not scored
 
 
@@ -20,21 +21,11 @@ class Likelihood(NamedTuple):
     greedy: bool  # whether each of its tokens is the likeliest
 
 
-def likelihoods(
-    model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]], *, batch_size: int
-) -> list[Likelihood]:
-    """How likely the second tokens of each pair are after the first.
+def likelihoods(model: LanguageModel, pairs: Sequence[Pair], *, batch_size: int) -> list[Likelihood]:
+    """How likely the second tokens of each pair are after the first; raises ValueError for an empty context.
 
     Rows are padded at their ends, where causal mixers do not look: a pair scores the same alone and in any batch. Long
-    pairs are scored first, with others of about their length.
-
-    Args:
-        model: Predicts the next token.
-        pairs: A context of at least one token, and what follows it.
-        batch_size: Pairs at once.
-
-    Raises:
-        ValueError: If a context is empty.
+    pairs are scored first, with others of about their length, `batch_size` at once.
     """
     if any(not context for context, _ in pairs):
         raise UsageError("a context must have at least one token: give the end-of-text token for none.")
@@ -46,7 +37,7 @@ def likelihoods(
     return [found[index] for index in range(len(pairs))]
 
 
-def _batch(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
+def _batch(model: LanguageModel, pairs: Sequence[Pair]) -> list[Likelihood]:
     device = next(model.parameters()).device
     rows = [torch.tensor([*context, *continuation]) for context, continuation in pairs]
     ids = pad_sequence([row[:-1] for row in rows], batch_first=True, padding_value=PADDING)

@@ -1,14 +1,12 @@
 """What `test` measures: the loss on corpora in blocks, and at the ends of windows after contexts of any length."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning import Callback, LightningDataModule
 from torch import Tensor
 
 from lit_modules.data.batches import Blocks, SizedLoader
@@ -23,26 +21,16 @@ LAST = 128  # tokens that contexts are compared on: RetNet's appendix B (arXiv:2
 
 
 def bits_per_byte(nats: Number, size: float) -> Number:
-    """Negative log-likelihood in nats as bits per byte of text, which compares across tokenizers; lower is better.
-
-    Args:
-        nats: Of a text, or the mean per token.
-        size: UTF-8 bytes of the text, or per token.
-    """
+    """Nats of a text and its UTF-8 bytes, or both per token, as bits per byte: lower is better, for any tokenizer."""
     return nats / math.log(2) / size
 
 
 @dataclass(frozen=True)
 class EvalCorpus:
-    """A corpus that the model was not trained on.
+    """A corpus that the model was not trained on."""
 
-    Args:
-        corpus: Its name, as `--data.corpus` takes it.
-        text_field: The field that holds the text in the rows of files and data sets.
-    """
-
-    corpus: str
-    text_field: str = "text"
+    corpus: str  # as `--data.corpus` takes it
+    text_field: str = "text"  # the field that holds the text in the rows of files and data sets
 
 
 class LossSums(NamedTuple):
@@ -52,7 +40,7 @@ class LossSums(NamedTuple):
     positions: Tensor  # (tokens of a block,)
 
 
-class Evaluation(LightningDataModule):
+class Evaluation(pl.LightningDataModule):
     """The parts of a test: each corpus in blocks of the training's size, the model's own first, then each context.
 
     Contexts are of the same split of the model's own corpus, cut into windows of the longest of them: a shorter one is
@@ -63,18 +51,13 @@ class Evaluation(LightningDataModule):
     """
 
     def __init__(
-        self,
-        text: Text,
-        split: HeldOut,
-        others: Sequence[str | EvalCorpus],
-        contexts: Sequence[int],
-        max_tokens: int | None,
+        self, text: Text, split: HeldOut, others: list[str | EvalCorpus], contexts: list[int], max_tokens: int | None
     ) -> None:
         super().__init__()
         at_least(1, max_tokens=1 if max_tokens is None else max_tokens)
         if contexts and min(contexts) < LAST:
             raise UsageError(
-                f"contexts={list(contexts)} has one that is shorter than the {LAST} tokens that contexts are compared "
+                f"contexts={contexts} has one that is shorter than the {LAST} tokens that contexts are compared "
                 f"on: write {LAST} or more."
             )
         self.text, self.split, self.max_tokens = text, split, max_tokens
@@ -98,8 +81,8 @@ class Evaluation(LightningDataModule):
         blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens)
         size, whose = text.block_size, "corpus={!r}".format
         self.corpora = {name: blocks(file, whose(name), block_size=size) for name, file in files.items()}
-        longest = partial(blocks, own, whose(text.corpus), block_size=max(self.contexts, default=0))
-        self.windows = [longest(context=context) for context in self.contexts]
+        window = partial(blocks, own, whose(text.corpus))
+        self.windows = [window(block_size=self.contexts[-1], context=context) for context in self.contexts]
 
     def setup(self, stage: str) -> None:
         """Finds the tokens."""
@@ -107,7 +90,13 @@ class Evaluation(LightningDataModule):
 
     def test_dataloader(self) -> list[SizedLoader]:
         """Batches of each part, of about as many tokens as in training."""
-        self.loaders = [self._loader(blocks) for blocks in (*self.corpora.values(), *self.windows)]
+        assert self.trainer is not None
+        text, rank, world_size = self.text, self.trainer.global_rank, self.trainer.world_size
+        loader = partial(SizedLoader, rank=rank, world_size=world_size, num_workers=text.hparams["num_workers"])
+        self.loaders = []
+        for blocks in (*self.corpora.values(), *self.windows):
+            each = max(1, text.batch_size * text.block_size // blocks.length // world_size)
+            self.loaders.append(loader(blocks, batch_size=each * world_size))
         return self.loaders
 
     def scored_bytes(self, corpus: str) -> int:
@@ -116,15 +105,8 @@ class Evaluation(LightningDataModule):
         stop = blocks.before + len(blocks) * blocks.block_size
         return count_bytes(blocks.file, blocks.before, stop, self.text.tokenizer)
 
-    def _loader(self, blocks: Blocks) -> SizedLoader:
-        assert self.trainer is not None
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        each = max(1, self.text.batch_size * self.text.block_size // blocks.length // world_size)
-        workers = self.text.hparams["num_workers"]
-        return SizedLoader(blocks, batch_size=each * world_size, rank=rank, world_size=world_size, num_workers=workers)
 
-
-class Scores(Callback):
+class Scores(pl.Callback):
     """Sums the losses of each part of an evaluation over a test, on all processes together."""
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -145,8 +127,7 @@ class Scores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        nats = outputs.to(SUM_DTYPE)
-        sums = self.sums[dataloader_idx]
+        nats, sums = outputs.to(SUM_DTYPE), self.sums[dataloader_idx]
         sums.blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
         sums.positions.add_(nats.sum(0))
 

@@ -24,21 +24,17 @@ COLUMNS = {
 Row = tuple[Any, ...]
 
 
-def report(
-    evaluation: Evaluation, sums: Sequence[LossSums], folder: Path | None, verbose: bool
-) -> list[dict[str, float]]:
+def report(evaluation: Evaluation, sums: list[LossSums], folder: Path | None, verbose: bool) -> list[dict[str, float]]:
     """Writes and prints the tables, where there is a folder for them, and returns the metrics of each corpus."""
     made = tables(evaluation, sums)
     if folder is not None:
         write(made, folder)
         if verbose:
             print(f"{as_text(made)}\n\ntables: {console.short_path(folder)}")
-    results = made["corpora"][["loss", "perplexity", "bits_per_byte"]].add_prefix("test/")
-    metrics: list[dict[str, float]] = results.to_dict("records")
-    return metrics
+    return made["corpora"][["loss", "perplexity", "bits_per_byte"]].add_prefix("test/").to_dict("records")
 
 
-def tables(evaluation: Evaluation, sums: Sequence[LossSums]) -> "dict[str, pd.DataFrame]":
+def tables(evaluation: Evaluation, sums: list[LossSums]) -> "dict[str, pd.DataFrame]":
     """Each table, from the sums over each part."""
     corpora = dict(zip(evaluation.corpora, sums, strict=False))
     windows = sums[len(corpora) :]
@@ -71,7 +67,7 @@ def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
     contexts = tables["contexts"].drop(columns="tokens").rename(columns={"loss": f"loss of the last {LAST}"})
     positions = [
         (f"{first} to {last}" if first < last else str(first), loss, math.exp(loss))
-        for first, last, _, loss in _rows(tables["positions"])
+        for first, last, _, loss in tables["positions"].itertuples(index=False)
     ]
     parts = tables["corpora"], contexts, table(positions, ("position", "loss", "perplexity"))
     return "\n\n".join([NOTE, *(aligned(part) for part in parts if len(part))])
@@ -80,7 +76,7 @@ def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
 def aligned(table: "pd.DataFrame") -> str:
     """A table for a terminal, its names in words and its numbers as `console.number` writes them."""
     cells = table.map(lambda value: value if isinstance(value, str) else console.number(value))
-    return console.aligned([[name.replace("_", " ") for name in table.columns], *_rows(cells)])
+    return console.aligned([[name.replace("_", " ") for name in table.columns], *cells.values.tolist()])
 
 
 def _corpus(name: str, size: int, sums: LossSums) -> Row:
@@ -110,7 +106,3 @@ def _positions(sums: LossSums) -> list[Row]:
         rows.append((first, first + len(nats) - 1, tokens, nats.sum().item() / tokens))
         first, last = last + 1, 2 * last
     return rows
-
-
-def _rows(table: "pd.DataFrame") -> Iterable[Row]:
-    return table.itertuples(index=False, name=None)

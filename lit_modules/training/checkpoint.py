@@ -3,10 +3,9 @@
 import pickle
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import yaml
 
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training.mixer_config import factory
@@ -15,17 +14,6 @@ from mixers import LanguageModel
 from mixers.checks import MissingFileError, UsageError
 
 Options = dict[str, Any]
-
-
-class Saved(NamedTuple):
-    """What a checkpoint holds beside the weights."""
-
-    path: Path
-    step: int
-    model: Options
-    data: Options
-    trainer: Options  # from the run's config.yaml, where the checkpoint still lies in its run's folder
-    tokenizer: Tokenizer
 
 
 def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[LanguageModel, Tokenizer]:
@@ -56,7 +44,7 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
 def find(ckpt_path: str | Path, root: str | Path) -> Path:
     """The file that `ckpt_path` means, as `load` has it; raises MissingFileError where there is none."""
     if ckpt_path != "last":
-        if not (Path(ckpt_path).is_file() or is_sharded_checkpoint(Path(ckpt_path))):
+        if not main_file(Path(ckpt_path)).is_file():
             raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} is no file: write the path of a .ckpt, or last.")
         return Path(ckpt_path)
     candidates = list(Path(root).rglob("last.ckpt"))
@@ -71,9 +59,8 @@ def find(ckpt_path: str | Path, root: str | Path) -> Path:
 def read_file(path: Path) -> Options:
     """The content of one of our checkpoints, of which nothing is executed; raises UsageError for any other file."""
     try:
-        content = torch.load(
-            main_file(path), map_location="cpu", weights_only=True, mmap=True
-        )  # most callers read no weights
+        # Most callers read no weights.
+        content = torch.load(main_file(path), map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         content = None
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
@@ -90,24 +77,6 @@ def main_file(path: Path) -> Path:
     return path / REST if is_sharded_checkpoint(path) else path
 
 
-def read(path: Path) -> Saved:
-    """What a checkpoint holds beside the weights; raises UsageError as `read_file` does."""
-    content, run = read_file(path), run_folder(path)
-    config = run / "config.yaml" if run else path
-    return Saved(
-        path=path,
-        step=content["global_step"],
-        model=_options(content["hyper_parameters"]),
-        data=_options(content["datamodule_hyper_parameters"]),
-        trainer=yaml.safe_load(config.read_text("utf-8")).get("trainer", {}) if run and config.is_file() else {},
-        tokenizer=Tokenizer.from_json(content["Text"]["tokenizer"]),
-    )
-
-
 def run_folder(path: Path) -> Path | None:
     """The folder of the run that a checkpoint belongs to, if it lies where runs keep them."""
     return path.parent.parent if path.parent.name == "checkpoints" else None
-
-
-def _options(hyper_parameters: Options) -> Options:
-    return {name: value for name, value in hyper_parameters.items() if not name.startswith("_")}

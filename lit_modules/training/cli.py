@@ -16,6 +16,7 @@ from lit_modules.data.datamodule import Text
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, resume
 from lit_modules.training.errors import Parser
+from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
@@ -24,7 +25,7 @@ from mixers.checks import UsageError
 
 
 class LightningParser(Parser, LightningArgumentParser):
-    """Lightning's parser, which answers a mistake with one sentence."""
+    """Lightning's parser, with sentences for mistakes."""
 
 
 class CLI(CLIWithoutCheckpoints):
@@ -32,7 +33,7 @@ class CLI(CLIWithoutCheckpoints):
 
     def __init__(self, argv: Sequence[str]):
         self.argv = list(argv)
-        self.saved: checkpoint.Saved | None = None
+        self.saved: checkpoint.Options | None = None  # the data's options in the checkpoint of a resumed run
         options = {
             "usage": f"{command()} {argv[0]} [options]",
             "default_config_files": [str(default_config())],
@@ -63,29 +64,29 @@ class CLI(CLIWithoutCheckpoints):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
         name, *options = self.argv
-        ckpt_path = None
-        if where := options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir"):
-            asked = parser.parse_args([name, *where])[name]
-            ckpt_path = asked.ckpt_path
-        if not ckpt_path:
+        where = options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir")
+        asked = parser.parse_args([name, *where])[name] if where else None
+        if asked is None or not asked.ckpt_path:
             self.config = parser.parse_args(self.argv)
             if name != "fit":
                 raise UsageError(f"{name} needs a trained model: set --ckpt_path to its checkpoint, or to `last`.")
             return
-        self.saved = checkpoint.read(checkpoint.find(ckpt_path, asked.trainer.default_root_dir))
+        path = checkpoint.find(asked.ckpt_path, asked.trainer.default_root_dir)
+        content = checkpoint.read_file(path)
         # The checkpoint's options are read before those that were typed, which therefore win.
-        self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(self.saved))}", *options])
-        config = self.config[name]
-        resume.check(self.saved, config.as_dict())
-        if name == "fit" and 0 < config.trainer.max_steps <= self.saved.step:
+        self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(path, content))}", *options])
+        config, step = self.config[name], content["global_step"]
+        resume.check(content, config.as_dict())
+        if name == "fit" and 0 < config.trainer.max_steps <= step:
             raise UsageError(
-                f"ckpt_path={ckpt_path!r} is at step {self.saved.step} already, and trainer.max_steps="
+                f"ckpt_path={asked.ckpt_path!r} is at step {step} already, and trainer.max_steps="
                 f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
             )
-        config.ckpt_path, config.data.tokenizer = str(self.saved.path), str(checkpoint.main_file(self.saved.path))
+        self.saved = content["datamodule_hyper_parameters"]
+        config.ckpt_path, config.data.tokenizer = str(path), str(checkpoint.main_file(path))
 
     def instantiate_classes(self) -> None:
-        sharded = self.config[self.subcommand].trainer.strategy == "fsdp2"
+        sharded = self.config[self.subcommand].trainer.strategy == FSDP2.strategy_name
         try:
             with weights_later() if sharded else nullcontext():
                 super().instantiate_classes()
@@ -97,20 +98,12 @@ class CLI(CLIWithoutCheckpoints):
                 error = error.__cause__  # type: ignore[assignment]
             raise UsageError(str(error)) from error
         if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
-            self.config[self.subcommand].data.tokenizer = self.saved.data["tokenizer"]
-            self.datamodule.hparams["tokenizer"] = self.saved.data["tokenizer"]
+            self.config[self.subcommand].data.tokenizer = self.saved["tokenizer"]
+            self.datamodule.hparams["tokenizer"] = self.saved["tokenizer"]
 
 
 def run_command(argv: Sequence[str]) -> None:
-    """Runs one of Lightning's commands.
-
-    Args:
-        argv: The command and its options.
-
-    Raises:
-        UsageError: An option is wrong, or what it names.
-        SystemExit: The options only asked for something to be printed, or the run was asked to stop.
-    """
+    """Runs one of Lightning's commands; raises UsageError where an option is wrong, or what it names."""
     if "--model.mixer.help" in options_of(argv, "--model.mixer.help"):
         print(mixer_list())
         raise SystemExit(0)

@@ -1,8 +1,6 @@
 """One sentence for each mistake on the command line."""
 
-import argparse
 import re
-from collections.abc import Iterable
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -29,16 +27,13 @@ class Parser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within a parser: the outer one speaks
             super().error(message, ex)
-        raise UsageError(sentence(message, option_names(self))) from ex
+        parsers = [self, *getattr(self._subcommands_action, "choices", {}).values()]
+        options = {name for parser in parsers for name in parser._option_string_actions}
+        raise UsageError(sentence(message, options)) from ex
 
 
-def sentence(message: str, options: Iterable[str] = ()) -> str:
-    """A parser's message as one sentence: with the nearest right name where a name was wrong, else as it is.
-
-    Args:
-        message: The parser's message.
-        options: Names of all the options there are.
-    """
+def sentence(message: str, options: set[str]) -> str:
+    """A parser's message as one sentence: with the nearest right name where one of `options` was meant."""
     if match := re.search(r"Option '([\w.]+)' is not accepted\. Got value: Namespace\(class_path='([\w.]+)'", message):
         mixer = complete(match[2])
         there = f"There are: {', '.join(sorted(mixer.options))}." if mixer.options else "It has none."
@@ -53,14 +48,3 @@ def sentence(message: str, options: Iterable[str] = ()) -> str:
     for noise, instead in NOISE.items():
         message = re.sub(noise, instead, message)
     return message
-
-
-def option_names(parser: argparse.ArgumentParser) -> set[str]:
-    """The names of all options of a parser and of its subcommands."""
-    names = set()
-    for action in parser._actions:
-        names |= set(action.option_strings)
-        if isinstance(action, argparse._SubParsersAction):
-            for subparser in action._name_parser_map.values():
-                names |= option_names(subparser)
-    return names

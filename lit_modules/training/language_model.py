@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
@@ -64,8 +65,11 @@ class LitLanguageModel(pl.LightningModule):
     ):
         super().__init__()
         options = {name: value for name, value in locals().items() if name in self.changeable_options}
+        known = inspect.signature(LanguageModel).parameters
         # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
-        _check_names({**model})
+        for name, value in {**model}.items():
+            if name not in known:
+                raise UsageError(f"{name}={value!r} is no option of the model{did_you_mean(name, known)}")
         self._recipe = Recipe.of({**model})
         with weights_device():
             self.model = LanguageModel(**model)
@@ -87,10 +91,6 @@ class LitLanguageModel(pl.LightningModule):
         for block in self.model.blocks:
             block.compile()  # in place, so that the weights keep their names
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """Mean nats per token over rows of tokens (batch, time + 1): each predicts the next."""
-        return self.model.loss(rows[:, :-1], rows[:, 1:])
-
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         # Dropout follows from the batch's number alone, so a run that was stopped anywhere goes on exactly as if it
         # had not been, and a checkpoint needs no generator's state. SeedSequence keeps neighbouring seeds unrelated.
@@ -98,7 +98,7 @@ class LitLanguageModel(pl.LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
+        loss = self.model.loss(batch[:, :-1], batch[:, 1:])
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
             if not loss.isfinite():
                 raise FloatingPointError(
@@ -125,10 +125,7 @@ class LitLanguageModel(pl.LightningModule):
         return self.model.losses(batch[:, :-1], batch[:, 1:])
 
     def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips, and logs the norm that clipping computes anyway."""
         if gradient_clip_algorithm == "value":
@@ -141,7 +138,7 @@ class LitLanguageModel(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # A GradScaler and a fused step both want to unscale the gradients, and clipping needs them unscaled before.
         fused = self.device.type in ("cpu", "cuda") and self.trainer.scaler is None
-        optimizer = torch.optim.AdamW(self._parameter_groups(), fused=fused)
+        optimizer = AdamW(self._parameter_groups(), fused=fused)
         options = self.hparams
         # Not trainer.estimated_stepping_batches, which builds the loaders before their state is restored.
         steps = options["decay_steps"] or self.trainer.max_steps
@@ -156,14 +153,12 @@ class LitLanguageModel(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         options, states = checkpoint["hyper_parameters"], checkpoint.get("optimizer_states", [])
-        for index, state in enumerate(states):
-            states[index] = regroup(state, self.model, lr=options["lr"], weight_decay=options["weight_decay"])
+        saved_with = {name: options[name] for name in ("lr", "weight_decay")}
+        states[:] = [regroup(state, self.model, **saved_with) for state in states]
 
     def on_train_start(self) -> None:
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        scheduler = self.lr_schedulers()
-        assert isinstance(optimizer, torch.optim.Optimizer)
+        [optimizer], scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         for group, asked in zip(optimizer.param_groups, self._parameter_groups(), strict=True):
             group |= {**asked, "params": group["params"], "initial_lr": asked["lr"]}
@@ -181,9 +176,3 @@ class LitLanguageModel(pl.LightningModule):
         options = self.hparams
         groups = parameter_groups(self.model, lr=options["lr"], weight_decay=options["weight_decay"])
         return [{**group, "betas": tuple(options["betas"])} for group in groups]
-
-
-def _check_names(model: dict[str, Any]) -> None:
-    known = inspect.signature(LanguageModel).parameters
-    for name in model.keys() - known.keys():
-        raise UsageError(f"{name}={model[name]!r} is no option of the model{did_you_mean(name, known)}")

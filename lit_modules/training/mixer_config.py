@@ -5,7 +5,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from mixers import Mixer, available
+from mixers import LanguageModel, Mixer, available
 from mixers.checks import UsageError
 from mixers.model import MixerFactory
 from mixers.registry import get
@@ -51,6 +51,11 @@ def factory(config: str | dict[str, Any]) -> MixerFactory:
     """The mixer factory of a name, an import path or a config."""
     found = complete(config)
     return partial(found.cls, **found.options)
+
+
+def model_mixers(model: LanguageModel) -> str:
+    """The names of a model's mixers, each once, in the order of the blocks: `retention`, `retention-attention`."""
+    return "-".join(dict.fromkeys(mixer_name(type(layer)) for layer in model.modules() if isinstance(layer, Mixer)))
 
 
 def mixer_name(cls: type[Mixer[Any]]) -> str:

@@ -39,13 +39,9 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
 
 
 def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay: float) -> dict[str, Any]:
-    """The state of an optimizer whose groups were merged where their options were equal, as version 0.1.0 saved it.
+    """An optimizer's state in the groups of `parameter_groups`; `lr` and `weight_decay` are those it was saved with.
 
-    Args:
-        saved: The state; it is returned as it is if its groups are those of `parameter_groups`.
-        model: The model that was optimised.
-        lr: The learning rate it was saved with.
-        weight_decay: The weight decay it was saved with.
+    Version 0.1.0 merged groups where their options were equal.
 
     Raises:
         UsageError: The model's modules have other options than then, so the groups cannot be told apart.
@@ -73,13 +69,10 @@ def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay:
 def lr_factor(
     schedule: Schedule, *, warmup_steps: int, decay_steps: int, min_lr_ratio: float
 ) -> Callable[[int], float]:
-    """What the learning rate is multiplied by at each optimizer step: up in a straight line, then down to a minimum.
+    """What the learning rate is multiplied by at each optimizer step.
 
-    Args:
-        schedule: Shape of the way down; a constant one has no way down.
-        warmup_steps: Steps until the full rate.
-        decay_steps: Step at which the minimum is reached; a constant schedule does not need it.
-        min_lr_ratio: The minimum.
+    It rises to 1 in a straight line over `warmup_steps`, then falls in the shape of `schedule` to `min_lr_ratio` at
+    step `decay_steps`, unless the schedule is constant.
     """
 
     def factor(step: int) -> float:

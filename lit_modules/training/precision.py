@@ -38,11 +38,7 @@ def device_kind(accelerator: "str | Accelerator") -> str:
 
 
 def device(accelerator: str) -> torch.device:
-    """The device of an `accelerator` as Lightning names them, or of a torch device such as `cuda:1`.
-
-    Raises:
-        UsageError: There is no such device here.
-    """
+    """The device of an `accelerator` of Lightning, or of a torch device as `cuda:1`; raises UsageError if not here."""
     try:
         found = torch.device(device_kind(accelerator))
         torch.empty(0, device=found)

@@ -13,17 +13,19 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_info
 
+from lit_modules.console import command, number, short_path
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import hush
-from lit_modules.training import checkpoint, summary
+from lit_modules.training import checkpoint
 from lit_modules.training.callbacks.keep_last import KeepLast
-from lit_modules.training.callbacks.progress import Progress, Speed
-from lit_modules.training.callbacks.samples import Samples
+from lit_modules.training.callbacks.progress import Progress, Samples, Speed
 from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.mixer_config import model_mixers
 from lit_modules.training.precision import best_precision
 from lit_modules.training.strategies import choose_strategy
+from mixers import LanguageModel
 from mixers.checks import UsageError
 
 
@@ -131,12 +133,12 @@ class Trainer(pl.Trainer):
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer
             kept, folder = path and checkpoint.run_folder(path), Path(self.default_root_dir)
-            name = summary.model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
+            name = model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
             root, name, version = (kept.parent.parent, kept.parent.name, kept.name) if kept else (folder, name, None)
             self.logger = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
         if self.is_global_zero and isinstance(model, LitLanguageModel):
-            print(summary.result(self, model.model))
+            self._print_results(model.model)
 
     def validate(  # type: ignore[override]
         self,
@@ -161,7 +163,9 @@ class Trainer(pl.Trainer):
         results = super().validate(model, dataloaders, self._file(ckpt_path), False, datamodule, weights_only=True)
         if verbose and self.is_global_zero:
             corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
-            print("\n".join(summary.validation(corpus, result) for result in results))
+            for result in results:
+                names = ["corpus", *(name.removeprefix("val/") for name in result)]
+                print(f"{tables.NOTE}\n\n{tables.aligned(tables.table([(corpus, *result.values())], names))}")
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]
@@ -215,6 +219,18 @@ class Trainer(pl.Trainer):
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
         folder = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
         return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
+
+    def _print_results(self, model: LanguageModel) -> None:
+        """Prints the results of a run, where they are, and what to do next."""
+        counts = model.parameter_counts()
+        parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
+        print(f"mixer: {model_mixers(model)}\nparameters: {sum(counts.values()):,} ({parts})")
+        for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
+            if key in self.callback_metrics:
+                print(f"{name}: {number(self.callback_metrics[key].item())}")
+        if best := getattr(self.checkpoint_callback, "best_model_path", ""):
+            path = short_path(best)
+            print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
 
     def _file(self, ckpt_path: str | None) -> Path | None:
         return checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None

@@ -1,9 +1,8 @@
 """A point on a curve: how long something takes, and how much memory."""
 
 import gc
-import time
+import timeit
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -56,7 +55,7 @@ def measure(
         progress: Is told the name of each target when its turn is over.
     """
     for case in cases:
-        turns: dict[str, list[_Turn]] = {name: [] for name in targets}
+        turns: dict[str, list[tuple[Row, list[float]]]] = {name: [] for name in targets}
         for _ in range(rounds):
             for name, target in targets.items():
                 if not any(row.note for row, _ in turns[name]):  # what did not fit will not fit the next time
@@ -70,8 +69,9 @@ def train_flops(subject: Target, at: Case) -> int | None:
 
     Fourier transforms are not counted, nor kernels that torch does not know; causal attention counts in full.
     """
+    formulas = {torch.ops.aten.convolution_backward: _conv_backward_flops}
     try:
-        with torch.device("meta"), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        with torch.device("meta"), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
             subject("train", at._replace(device=torch.device("meta"), dtype=torch.float32, compiled=False)).run()
     except (RuntimeError, NotImplementedError, Unavailable):  # not everybody's code runs without numbers
         return None
@@ -84,13 +84,8 @@ def _conv_backward_flops(dy: list[int], x: list[int], weight: list[int], *args: 
     return sum(wanted[:2]) * conv_flop_count(x, weight, dy, transposed)
 
 
-_FORMULAS = {torch.ops.aten.convolution_backward: _conv_backward_flops}
-
-
-_Turn = tuple[Row, list[float]]  # and the seconds of each run
-
-
-def _turn(row: Row, target: Target, repeats: int) -> _Turn:
+def _turn(row: Row, target: Target, repeats: int) -> tuple[Row, list[float]]:
+    """What one turn tells, and the seconds of each of its runs."""
     torch.manual_seed(0)
     device = row.setting.device
     try:
@@ -99,7 +94,7 @@ def _turn(row: Row, target: Target, repeats: int) -> _Turn:
             workload.run()  # warms up
             peak = peak_bytes(workload.run, device)  # not timed: it gives memory back, and new pages take time
             runs = repeats * (TOKENS if row.what == "decode" else 1)
-            seconds = [_seconds(workload.run, device) for _ in range(runs)]
+            seconds = timeit.repeat(workload.run, gc.enable, lambda: _clock(device), repeat=runs, number=1)
         return row._replace(peak_bytes=peak, parameters=workload.parameters, state_bytes=workload.state_bytes), seconds
     except Unavailable as reason:
         return row._replace(note=str(reason)), []
@@ -109,20 +104,16 @@ def _turn(row: Row, target: Target, repeats: int) -> _Turn:
         raise
     finally:
         gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # which does nothing where CUDA was not used
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
-    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
-    wait()
-    start = time.perf_counter()
-    run()
-    wait()
-    return time.perf_counter() - start
+def _clock(device: torch.device) -> float:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return timeit.default_timer()
 
 
-def _summary(turns: list[_Turn]) -> Row:
+def _summary(turns: list[tuple[Row, list[float]]]) -> Row:
     row = turns[-1][0]
     if row.note:
         return row

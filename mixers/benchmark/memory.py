@@ -10,7 +10,6 @@ import torch
 
 PROCESS = Path("/proc/self")  # Linux; elsewhere a CPU's memory is not measured
 STATUS = PROCESS / "status"
-CGROUP = Path("/sys/fs/cgroup")
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
@@ -53,7 +52,7 @@ def within_memory(device: torch.device) -> Iterator[None]:
 def _available() -> int:
     """Bytes that the system, or the container's limit, still has."""
     found = [_field(Path("/proc/meminfo"), "MemAvailable")]
-    limit, usage = CGROUP / "memory.max", CGROUP / "memory.current"
+    limit, usage = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and usage.is_file() and limit.read_text().strip() != "max":
         found.append(int(limit.read_text()) - int(usage.read_text()))
     return max(0, min(found))

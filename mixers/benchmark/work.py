@@ -15,20 +15,18 @@ from mixers.ops import OPS
 Phase = Literal["train", "prefill", "decode"]
 
 PIECE = 1024  # tokens read at once on the way to a long context
+inferring = torch.inference_mode()  # of a function: runs it in that mode
 
 
 class Case(NamedTuple):
-    """Where on its curve something is measured.
-
-    Half precision is autocast over float32 weights in training, and weights of that dtype elsewhere.
-    """
+    """Where on its curve something is measured."""
 
     length: int  # tokens trained on, read, or already read
     batch_size: int = 1
     dim: int = 1024
     depth: int = 16  # of a model; a layer has none
     vocab_size: int = 50257  # likewise
-    dtype: torch.dtype = torch.float32
+    dtype: torch.dtype = torch.float32  # half precision is autocast over float32 weights in training, else the weights'
     device: torch.device = torch.device("cpu")
     compiled: bool = False  # by torch.compile
 
@@ -52,15 +50,12 @@ def layer(build: MixerFactory) -> Target:
     def prepare(phase: Phase, case: Case) -> Workload:
         mixer = build(case.dim).to(case.device)
         dtype = torch.float32 if phase == "train" else case.dtype
-
-        def draw(length: int) -> Tensor:
-            return torch.randn(case.batch_size, length, case.dim, device=case.device, dtype=dtype)
-
-        if phase == "train":
-            if case.compiled:
-                mixer.compile()
-            return Workload(forward_and_backward(mixer, draw(case.length), case), parameters(mixer))
-        return _reading(mixer.to(dtype), draw, phase, case)
+        x = torch.randn(case.batch_size, case.length, case.dim, device=case.device, dtype=dtype)
+        if phase != "train":
+            return _reading(mixer.to(dtype), x, phase, case)
+        if case.compiled:
+            mixer.compile()
+        return Workload(forward_and_backward(mixer, x, case), parameters(mixer))
 
     return prepare
 
@@ -75,16 +70,12 @@ def language_model(make: Callable[[Case], LanguageModel]) -> Target:
 
     def prepare(phase: Phase, case: Case) -> Workload:
         made = make(case).to(case.device)
-
-        def draw(length: int) -> Tensor:
-            return torch.randint(case.vocab_size, (case.batch_size, length), device=case.device)
-
-        if phase == "train":
-            rows = draw(case.length + 1)
-            for block in made.blocks if case.compiled else ():
-                block.compile()
-            return Workload(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), case), parameters(made))
-        return _reading(made.to(case.dtype), draw, phase, case)
+        rows = torch.randint(case.vocab_size, (case.batch_size, case.length + 1), device=case.device)
+        if phase != "train":
+            return _reading(made.to(case.dtype), rows[:, 1:], phase, case)
+        for block in made.blocks if case.compiled else ():
+            block.compile()
+        return Workload(step(made, lambda: made.loss(rows[:, :-1], rows[:, 1:]), case), parameters(made))
 
     return prepare
 
@@ -133,30 +124,23 @@ def step(module: nn.Module, loss: Callable[[], Tensor], case: Case) -> Callable[
     return run
 
 
-def _reading(module: nn.Module, draw: Callable[[int], Tensor], phase: Phase, case: Case) -> Workload:
+@inferring
+def _reading(module: nn.Module, x: Tensor, phase: Phase, case: Case) -> Workload:
     """Reading a prompt in one piece, or one token after it."""
     recurrent: Any = module.eval()
-    advance = getattr(recurrent, "next_logits", recurrent.extend)
+    advance, state = getattr(recurrent, "next_logits", recurrent.extend), recurrent.initial_state(len(x))
     if phase == "prefill":
         read = torch.compile(advance) if case.compiled else advance
-        with torch.inference_mode():
-            x, state = draw(case.length), recurrent.initial_state(case.batch_size)
         return Workload(inferring(lambda: read(x, state)), parameters(module))
-
-    with torch.inference_mode():
-        state = recurrent.initial_state(case.batch_size)
-        for start in range(0, case.length, PIECE):
-            state = advance(draw(min(PIECE, case.length - start)), state)[1]
+    for piece in x.split(PIECE, 1):
+        state = advance(piece, state)[1]
     if case.compiled:
         recurrent.decode = torch.compile(recurrent.decode)
-    decoder, token = Decoder(recurrent, state), draw(1)[:, 0]
+    decoder, token = Decoder(recurrent, state), x[:, -1].clone()
     for _ in range(WARM_UP + 1):  # until its graph is captured
         decoder(token)
-    return Workload(lambda: decoder(token), parameters(module), state_bytes(state) // case.batch_size)
-
-
-def inferring(run: Callable[[], object]) -> Callable[[], object]:
-    return torch.inference_mode()(run)
+    state_bytes = sum(leaf.nbytes for leaf in pytree.tree_leaves(state)) // len(x)
+    return Workload(lambda: decoder(token), parameters(module), state_bytes)
 
 
 def autocast(case: Case) -> AbstractContextManager[object]:
@@ -166,8 +150,3 @@ def autocast(case: Case) -> AbstractContextManager[object]:
 
 def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def state_bytes(state: Any) -> int:
-    """Bytes of all that a state holds."""
-    return sum(leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(state))

@@ -18,7 +18,8 @@ MixerFactory = Callable[[int], Mixer[Any]]
 BLOCK_PARAMETERS = 12  # times dim²: a Transformer's block, and the paper's rule (arXiv:2307.08621, section 3.1)
 WIDTH_MULTIPLE = 8  # feed-forward widths are rounded to it, which matrix units want
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+NormKind = Literal["layer", "rms"]
+NORMS: dict[NormKind, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
 class Block(nn.Module):
@@ -33,9 +34,7 @@ class Block(nn.Module):
         dropout: Probability of dropping each element that is added to the stream.
     """
 
-    def __init__(
-        self, mixer: Mixer[Any], ffn: nn.Module, *, norm: Literal["layer", "rms"] = "layer", dropout: float = 0.0
-    ):
+    def __init__(self, mixer: Mixer[Any], ffn: nn.Module, *, norm: NormKind = "layer", dropout: float = 0.0):
         super().__init__()
         self.mixer_norm, self.mixer = NORMS[norm](mixer.dim), mixer
         self.ffn_norm, self.ffn = NORMS[norm](mixer.dim), ffn
@@ -69,8 +68,7 @@ class Block(nn.Module):
 def matched_width(mixer: Mixer[Any], ffn: FeedForwardKind) -> int:
     """The feed-forward width with which a block of this mixer has 12·dim² parameters.
 
-    A mixer that has more by itself gets the smallest feed-forward layer, and a warning: at widths of a few dozen,
-    what does not grow with dim² (Hyena's filters) weighs more than the block should.
+    A mixer that has more by itself, as Hyena's filters at a small dim, gets the smallest one and a warning.
     """
     taken, budget = sum(parameter.numel() for parameter in mixer.parameters()), BLOCK_PARAMETERS * mixer.dim**2
     width = round((budget - taken) / (MATRICES[ffn] * mixer.dim) / WIDTH_MULTIPLE) * WIDTH_MULTIPLE

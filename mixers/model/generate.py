@@ -1,26 +1,18 @@
 """Generation, one token at a time."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixers.checks import UsageError, at_least
-from mixers.model.decoder import Decodable, Decoder
+from mixers.model.decoder import Decoder
 from mixers.model.states import concat_states, select_rows
 
 
-class Predictor(Decodable, Protocol):
-    """What generation needs of a language model."""
-
-    def initial_state(self, batch: int) -> Any: ...
-
-    def next_logits(self, ids: Tensor, states: Any) -> tuple[Tensor, Any]: ...
-
-
 def generate(
-    model: Predictor,
+    model: Any,
     prompts: Sequence[Tensor],
     *,
     temperature: float = 1.0,
@@ -28,12 +20,10 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
 ) -> Iterator[Tensor]:
-    """Continues prompts without end, yielding the next token of each, (batch,).
-
-    `zip(range(n), generate(...))` and `itertools.islice` bound it.
+    """Continues prompts without end, yielding the next token of each, (batch,); `itertools.islice` bounds it.
 
     Args:
-        model: Predicts the next token.
+        model: A `LanguageModel`, or what has its `initial_state`, `next_logits`, `prepare_decoding` and `decode`.
         prompts: Token ids, (time,) each, at least one; lengths may differ.
         temperature: Divides the logits; 0 takes the likeliest token.
         top_k: Draw only from so many of the likeliest tokens.
@@ -73,7 +63,7 @@ def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None
 
 
 @torch.inference_mode()
-def prefill(model: Predictor, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
+def prefill(model: Any, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
     """The logits after each prompt, (batch, vocabulary), and the states there.
 
     All prompts are read together, a piece at a time; a row is taken out where its prompt ends, so none is padded.

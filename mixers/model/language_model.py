@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.model.block import NORMS, Block, MixerFactory, State, matched_width, mixer_factory
+from mixers.model.block import NORMS, Block, MixerFactory, NormKind, State, matched_width, mixer_factory
 from mixers.model.generate import generate
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
 from mixers.model.packed import find_documents
@@ -61,7 +61,7 @@ class LanguageModel(nn.Module):
         depth: int = 16,
         ffn: FeedForwardKind = "gelu",
         ffn_dim: int | None = None,
-        norm: Literal["layer", "rms"] = "layer",
+        norm: NormKind = "layer",
         tie_embeddings: bool = True,
         dropout: float = 0.0,
         recompute: bool = False,
@@ -80,43 +80,35 @@ class LanguageModel(nn.Module):
         self.recompute, self.start_token = recompute, start_token
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList()
+        self.blocks: list[Block] = nn.ModuleList()  # type: ignore[assignment]
         for layer in range(depth):
             built = mixer_factory((overrides or {}).get(layer, mixer))(dim)
             built.init_weights(layer, depth)
             width = matched_width(built, ffn) if ffn_dim is None else ffn_dim
-            feed_forward = FeedForward(dim, width, kind=ffn)
-            self.blocks.append(Block(built, feed_forward, norm=norm, dropout=dropout))
+            self.blocks.append(Block(built, FeedForward(dim, width, kind=ffn), norm=norm, dropout=dropout))
         self.norm = NORMS[norm](dim)
         self.head = None if tie_embeddings else nn.Linear(dim, vocab_size, bias=False)
-        for matrix in (self.embed, self.head):
-            if matrix is not None:
-                nn.init.normal_(matrix.weight, std=dim**-0.5)
+        for matrix in dict.fromkeys((self.embed.weight, self._output_weight)):  # one if they are tied
+            nn.init.normal_(matrix, std=dim**-0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) of the token after each of ids (batch, time)."""
         return F.linear(self._features(ids), self._output_weight)
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean negative log-likelihood of targets (batch, time), in nats per token; those that are -100 do not count.
-
-        The logits are never all held at once.
-        """
-        features = self._features(ids).flatten(0, 1)
-        total = negative_log_likelihood(features, self._output_weight, targets.flatten())
+        """Mean negative log-likelihood of targets (batch, time), in nats per token; those of -100 do not count."""
+        total = negative_log_likelihood(self._features(ids), self._output_weight, targets)
         return total / (targets != IGNORED).sum().clamp(min=1)
 
     @torch.no_grad()
     def losses(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Negative log-likelihood of each of targets (batch, time), in nats; those that are -100 have 0."""
-        features = self._features(ids).flatten(0, 1)
-        return negative_log_likelihoods(features, self._output_weight, targets.flatten()).view(targets.shape)
+        return negative_log_likelihoods(self._features(ids), self._output_weight, targets)
 
     @torch.no_grad()
     def scores(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """`losses`, and whether each of targets is the likeliest token, (batch, time) each."""
-        losses, likeliest = scores(self._features(ids).flatten(0, 1), self._output_weight, targets.flatten())
-        return losses.view(targets.shape), likeliest.view(targets.shape)
+        return scores(self._features(ids), self._output_weight, targets)
 
     generate = generate
 
@@ -136,7 +128,7 @@ class LanguageModel(nn.Module):
 
     def prepare_decoding(self, states: States, tokens: int) -> States:
         """The states with room for `decode` to add `tokens` tokens; with `tokens=0` states without such room."""
-        pairs = zip(self._blocks(), states, strict=True)
+        pairs = zip(self.blocks, states, strict=True)
         return tuple(block.prepare_decoding(state, tokens) for block, state in pairs)
 
     def decode(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
@@ -162,7 +154,7 @@ class LanguageModel(nn.Module):
     # What follows is called within the public methods, each of which a sharded model wraps: none of them calls another.
 
     def _initial_state(self, batch: int) -> States:
-        return tuple(block.initial_state(batch) for block in self._blocks())
+        return tuple(block.initial_state(batch) for block in self.blocks)
 
     def _restart(self, states: States, rows: Tensor) -> States:
         if not rows.any():
@@ -170,23 +162,19 @@ class LanguageModel(nn.Module):
         initial = self._initial_state(len(rows))
         return initial if rows.all() else where_rows(rows, initial, states)
 
-    def _blocks(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]
-
     def _features(self, ids: Tensor) -> Tensor:
         x = self.dropout(self.embed(ids))
         documents = None if self.start_token is None else find_documents(ids == self.start_token)
         again = self.recompute and torch.is_grad_enabled()
-        for block in self._blocks():
+        for block in self.blocks:
             x = checkpoint(block, x, documents, use_reentrant=False) if again else block(x, documents)
         return self.norm(x)
 
     def _extend(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         if self.start_token is None:
             return self._advance("extend", ids, states)
-        begins, features = ids == self.start_token, []
-        columns = begins.any(0).nonzero().flatten().tolist()  # where a document begins in some row
-        for piece in ids.tensor_split([column for column in columns if column > 0], 1):
+        columns, features = (ids == self.start_token).any(0).nonzero().flatten(), []  # where a document begins in a row
+        for piece in ids.tensor_split(columns.tolist(), 1):
             states = self._restart(states, (piece[:, :1] == self.start_token).any(1))
             x, states = self._advance("extend", piece, states)
             features.append(x)
@@ -194,7 +182,7 @@ class LanguageModel(nn.Module):
 
     def _advance(self, step: Literal["extend", "decode"], ids: Tensor, states: States) -> tuple[Tensor, States]:
         x, after = self.dropout(self.embed(ids)), []
-        for block, state in zip(self._blocks(), states, strict=True):
+        for block, state in zip(self.blocks, states, strict=True):
             x, state = getattr(block, step)(x, state)
             after.append(state)
         return self.norm(x), tuple(after)

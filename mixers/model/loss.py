@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mixers.ops.precision import product_dtype
+from mixers.ops.precision import in_product_dtype
 
 # Logits held at once: about what caches hold, or what keeps a GPU busy (256 MB in float32). But at least `dim` rows,
 # or adding up the gradient of the weight takes longer than computing it.
@@ -24,37 +24,35 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
     number of tokens times the vocabulary, and nothing is computed twice. Matrix products are in autocast's dtype.
 
     Args:
-        x: (tokens, dim).
+        x: (..., dim).
         weight: (vocabulary, dim).
-        targets: (tokens,).
+        targets: (...).
     """
     if not torch.is_grad_enabled():  # a Function is told that parameters want gradients even then
         x, weight = x.detach(), weight.detach()
-    dtype = product_dtype(x, weight)
-    return _ChunkedNLL.apply(x.to(dtype), weight.to(dtype), targets)
+    return _ChunkedNLL.apply(*in_product_dtype(x.flatten(0, -2), weight), targets.flatten())
 
 
 @torch.no_grad()
 def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """What `negative_log_likelihood` sums, (tokens,), 0 where the target is -100; without gradients."""
-    return torch.cat([losses for losses, _, _ in _losses_by_chunk(x, weight, targets)])
+    """What `negative_log_likelihood` sums, (...), 0 where the target is -100; without gradients."""
+    return torch.cat([losses for losses, _, _ in _losses_by_chunk(x, weight, targets)]).view(targets.shape)
 
 
 @torch.no_grad()
 def scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """`negative_log_likelihoods`, and whether each target is the likeliest token, (tokens,) each."""
+    """`negative_log_likelihoods`, and whether each target is the likeliest token, (...) each."""
     chunks = [(losses, logits.argmax(-1) == part) for losses, logits, part in _losses_by_chunk(x, weight, targets)]
     losses, likeliest = zip(*chunks, strict=True)
-    return torch.cat(losses), torch.cat(likeliest)
+    return torch.cat(losses).view(targets.shape), torch.cat(likeliest).view(targets.shape)
 
 
 def _losses_by_chunk(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Losses and logits of a few rows at a time in float32 or better, with their targets."""
-    dtype = product_dtype(x, weight)
-    x, weight = x.to(dtype), weight.to(dtype)
+    x, weight = in_product_dtype(x.flatten(0, -2), weight)
     rows = _chunk_rows(x, weight)
-    for part, target in zip(x.split(rows), targets.split(rows), strict=True):
-        logits = (part @ weight.mT).to(torch.promote_types(dtype, torch.float32))
+    for part, target in zip(x.split(rows), targets.flatten().split(rows), strict=True):
+        logits = (part @ weight.mT).to(torch.promote_types(x.dtype, torch.float32))
         yield F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none"), logits, target
 
 
@@ -81,16 +79,13 @@ class _ChunkedNLL(torch.autograd.Function):
             elif weight_grad is not None:
                 weight_grad += logits_grad.mT @ (part * predicted)
         ctx.save_for_backward(x_grad, weight_grad)
-        ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x_grad, weight_grad = ctx.saved_tensors
-        x_grad = None if x_grad is None else x_grad * grad.to(x_grad.dtype)
-        weight_grad = None if weight_grad is None else (weight_grad * grad).to(ctx.weight_dtype)
-        return x_grad, weight_grad, None
+        x_grad, weight_grad = (None if own is None else own * grad.to(own.dtype) for own in ctx.saved_tensors)
+        return x_grad, weight_grad, None  # autograd rounds the weight's to its dtype
 
 
 def _chunk_rows(x: Tensor, weight: Tensor) -> int:

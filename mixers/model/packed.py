@@ -17,7 +17,7 @@ class Documents(NamedTuple):
 
 
 def packed(mixer: Mixer[Any], x: Tensor, starts: Tensor) -> Tensor:
-    """The outputs of `mixer` for each document alone, put back in its place.
+    """The outputs (batch, time, dim) of `mixer` for each document alone, put back in its place.
 
     Documents are padded on the right, which changes nothing before it since mixers are causal, and mixed together with
     others of about their length.
@@ -26,9 +26,6 @@ def packed(mixer: Mixer[Any], x: Tensor, starts: Tensor) -> Tensor:
         mixer: Mixes the documents.
         x: (batch, time, dim).
         starts: (batch, time), true where a document begins. The first token of a row always begins one.
-
-    Returns:
-        (batch, time, dim).
 
     Raises:
         ValueError: `starts` is not a boolean for each token.

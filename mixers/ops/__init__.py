@@ -1,4 +1,4 @@
-"""The mathematics of the mixers as pure functions, a folder each: a reference, and faster implementations of it."""
+"""The mathematics of the mixers as pure functions: of each op a reference, and faster implementations of it."""
 
 from typing import Any
 

@@ -1,7 +1,6 @@
 """An op: one function with several implementations, of which a call runs the first that takes its arguments."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -9,23 +8,13 @@ from torch import Tensor
 
 R = TypeVar("R")
 
-CACHE_ELEMENTS = 2**18  # worked on at once on a CPU, so that its cache holds several tensors of that many
 
+class Implementation(NamedTuple, Generic[R]):
+    """One way to compute an op."""
 
-@dataclass(frozen=True)
-class Implementation(Generic[R]):
-    """One way to compute an op.
-
-    Args:
-        name: What benchmarks and messages call it.
-        run: The function.
-        unsupported_reason: Takes the arguments of `run`, and says why they are not supported, in words that end a
-            sentence; None if they are.
-    """
-
-    name: str
+    name: str  # what benchmarks and messages call it
     run: Callable[..., R]
-    unsupported_reason: Callable[..., str | None]
+    unsupported_reason: Callable[..., str | None]  # why not the arguments of `run`, to end a sentence; None if they are
 
 
 class Draw(NamedTuple):
@@ -77,12 +66,6 @@ class Op(Generic[R]):
     def examples(self, length: int, dim: int, dtype: torch.dtype, device: torch.device) -> Any:
         """Arguments for tests, and at a width above 64 for benchmarks."""
         return self._examples(Draw(dtype, device), 1 if dim > 64 else 2, length, dim)
-
-
-def blocks(length: int, elements: int) -> list[slice]:
-    """Where to cut a dimension of that length, with so many elements at each index, into parts that fit a cache."""
-    step = max(1, CACHE_ELEMENTS // max(1, elements))
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def single_token(x: Tensor, *_: Any) -> str | None:

@@ -7,20 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from mixers.checks import UsageError, at_least, one_of
-from mixers.ops.precision import full_precision, state_dtype
+from mixers.ops.precision import state_dtype
 from mixers.ops.state_space import Modes, times
 
 Spectrum = Literal["lin", "inv", "real"]
 Discretisation = Literal["bilinear", "zoh"]
-
-LOG_DT = math.log(1e-3), math.log(0.1)  # between which steps are drawn, as in the authors' code
 
 
 class DiagonalSSM(nn.Module):
     """ds/dt = A s + u and y = 2 Re(C s) + D u in discrete time, A diagonal.
 
     B is one, since an output knows its product with C only. C and D are normal, the steps dt log-uniform in
-    [0.001, 0.1]. A and dt are exempt from weight decay.
+    [0.001, 0.1], as in the authors' code. A and dt are exempt from weight decay.
 
     Args:
         channels: Number of state spaces; the other arguments are options of `S4D`.
@@ -39,11 +37,25 @@ class DiagonalSSM(nn.Module):
         self.skip = nn.Parameter(torch.randn(channels))
 
     def modes(self) -> tuple[Modes, Tensor]:
-        """The modes and D, in float32 or better."""
-        learned, dtype = self.dynamics, state_dtype(self.skip)
-        log_dt, log_rate, frequency = (x.to(dtype) for x in (learned.log_dt, learned.log_rate, learned.frequency))
-        with full_precision(self.skip.device):
-            return _discretise(log_dt, log_rate, frequency, self.c.to(dtype), self.method), self.skip.to(dtype)
+        """The modes and D, in float32 or better.
+
+        `bilinear` has ā = (1 + w) / (1 - w) and B̄ = dt / (1 - w), where w = A dt / 2; `zoh`, the zero-order hold,
+        ā = exp(A dt) and B̄ = (ā - 1) / A. Here ln |ā| and ā - 1 are computed without ā, which is so near to 1 that
+        float32 would lose them in it.
+        """
+        learned = (self.skip, self.c, self.dynamics.log_dt, self.dynamics.log_rate, self.dynamics.frequency)
+        skip, c, log_dt, log_rate, frequency = (x.to(state_dtype(x)) for x in learned)
+        dt = log_dt.exp()[:, None]
+        rate, turn = -log_rate.exp() * dt, frequency * dt  # A dt
+        if self.method == "zoh":
+            growth = torch.expm1(rate) * turn.cos() - 2 * (turn / 2).sin().square()  # of e^x cos y - 1
+            gain = times(torch.stack([growth, rate.exp() * turn.sin()], 1), _reciprocal(rate / dt, frequency))
+            return Modes(rate, turn, times(c, gain)), skip
+        # |1 + w|² = |1 - w|² + 4 Re w
+        log_decay = torch.log1p(2 * rate / ((1 - rate / 2).square() + turn.square() / 4)) / 2
+        angle = torch.atan2(turn / 2, 1 + rate / 2) + torch.atan2(turn / 2, 1 - rate / 2)
+        gain = _reciprocal(1 - rate / 2, -turn / 2) * dt[:, None]
+        return Modes(log_decay, angle, times(c, gain)), skip
 
 
 class Dynamics(nn.Module):
@@ -58,30 +70,10 @@ class Dynamics(nn.Module):
             "inv": size / math.pi * (size / (2 * n + 1) - 1),
             "real": torch.zeros(n.shape),
         }[spectrum]
-        self.log_dt = nn.Parameter(torch.empty(channels).uniform_(*LOG_DT))
+        self.log_dt = nn.Parameter(torch.empty(channels).uniform_(math.log(1e-3), math.log(0.1)))
         self.log_rate = nn.Parameter(rate.log())
         self.frequency = nn.Parameter(frequency)
         self.optimizer_options = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
-
-
-def _discretise(log_dt: Tensor, log_rate: Tensor, frequency: Tensor, c: Tensor, method: Discretisation) -> Modes:
-    """The modes of ds/dt = A s + u and y = 2 Re(C s), where A = -exp(log_rate) + i frequency.
-
-    `bilinear` has ā = (1 + w) / (1 - w) and B̄ = dt / (1 - w), where w = A dt / 2; `zoh`, the zero-order hold,
-    ā = exp(A dt) and B̄ = (ā - 1) / A. Here ln |ā| and ā - 1 are computed without ā, which is so near to 1 that float32
-    would lose them in it.
-    log_dt is (h,), log_rate and frequency are (h, n), c is (h, 2, n): real parts, then imaginary ones.
-    """
-    dt = log_dt.exp()[:, None]
-    rate, turn = -log_rate.exp() * dt, frequency * dt  # A dt
-    if method == "zoh":
-        growth = torch.expm1(rate) * turn.cos() - 2 * (turn / 2).sin().square()  # of e^x cos y - 1
-        gain = times(torch.stack([growth, rate.exp() * turn.sin()], 1), _reciprocal(rate / dt, frequency))
-        return Modes(rate, turn, times(c, gain))
-    # |1 + w|² = |1 - w|² + 4 Re w
-    log_decay = torch.log1p(2 * rate / ((1 - rate / 2).square() + turn.square() / 4)) / 2
-    angle = torch.atan2(turn / 2, 1 + rate / 2) + torch.atan2(turn / 2, 1 - rate / 2)
-    return Modes(log_decay, angle, times(c, _reciprocal(1 - rate / 2, -turn / 2) * dt[:, None]))
 
 
 def _reciprocal(re: Tensor, im: Tensor) -> Tensor:

@@ -7,30 +7,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixers.checks import UsageError
-
-# How fast the exponential windows of the channels fall to 1 % of their height, as shares of `max_length`:
-# the authors' target, fast_decay_pct and slow_decay_pct.
-WINDOW_TARGET, FASTEST_WINDOW, SLOWEST_WINDOW = 0.01, 0.3, 1.5
+from mixers.ops.precision import state_dtype
 
 
 class ImplicitFilter(nn.Module):
-    """h_i = exp(-|δ| i/L) · MLP(features of i), with a sine for activation.
+    """h_i = exp(-|δ| i/L) · MLP(features of i), with four layers and a sine for activation.
 
     The features of tap i are i/L and the sines and cosines of a few frequencies; like the authors' they are trained.
     The whole filter is exempt from weight decay.
 
     Args:
-        channels: Number of filters.
-        max_length: Number of taps, L.
-        width: Width of the network, which has four layers.
-        features: Number of features of a position, odd: itself, cosines and sines.
-        frequency: Frequency of the sine activation, before training.
-        lr: Learning rate of the filter; None means that of the model.
+        channels: Number of filters; the other arguments are options of `Hyena`, L is `max_length`.
     """
 
-    def __init__(
-        self, channels: int, *, max_length: int, width: int, features: int, frequency: float, lr: float | None
-    ):
+    def __init__(self, channels: int, max_length: int, width: int, features: int, frequency: float, lr: float | None):
         super().__init__()
         if features < 3 or features % 2 == 0:
             raise UsageError(f"filter_features={features} must be odd and at least 3: a position, cosines and sines.")
@@ -42,15 +32,15 @@ class ImplicitFilter(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         """The first `length` taps, (length, channels), in float32 or better."""
-        dtype = torch.promote_types(self.features.dtype, torch.float32)
+        dtype = state_dtype(self.features)
         h = self.features[:length].to(dtype)
         for layer in self.layers:
-            assert isinstance(layer, nn.Linear)
-            h = torch.sin(self.frequency.to(dtype) * F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)))
+            h = torch.sin(self.frequency.to(dtype) * F.linear(h, *(weight.to(dtype) for weight in layer.parameters())))
         return F.linear(h, self.out.weight.to(dtype)) * self._window(h)
 
     def _window(self, like: Tensor) -> Tensor:
-        rates = -math.log(WINDOW_TARGET) / SLOWEST_WINDOW, -math.log(WINDOW_TARGET) / FASTEST_WINDOW
+        """Falls to 1 % at 1.5 L in the first channel and 0.3 L in the last, the authors' slow_ and fast_decay_pct."""
+        rates = -math.log(0.01) / 1.5, -math.log(0.01) / 0.3
         rate = torch.linspace(*rates, self.out.out_features, device=like.device, dtype=like.dtype)
         tap = torch.arange(len(like), device=like.device, dtype=like.dtype)
         return torch.exp(-rate * tap[:, None] / max(1, len(self.features) - 1))

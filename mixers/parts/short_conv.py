@@ -7,27 +7,20 @@ from mixers.ops.short_conv import short_conv
 
 
 class ShortConv(nn.Module):
-    """y_n = bias + Σ_{i<width} weight_i x_{n-i}, each channel for itself.
+    """y_n = bias + Σ_{i<width} weight_i x_{n-i}, each channel for itself."""
 
-    Args:
-        channels: Number of channels.
-        width: Number of taps.
-    """
-
-    def __init__(self, channels: int, *, width: int = 3):
+    def __init__(self, channels: int, *, width: int):
         super().__init__()
-        self.channels, self.width = channels, width
         bound = width**-0.5  # torch's own for a convolution with one input channel
         self.weight = nn.Parameter(torch.empty(channels, 1, width).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
 
     def initial_state(self, batch: int) -> Tensor:
         """The inputs before the first token, zeros, (batch, width - 1, channels)."""
-        return self.weight.new_zeros(batch, self.width - 1, self.channels)
+        return self.weight.new_zeros(batch, self.weight.shape[2] - 1, len(self.weight))
 
     def extend(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs (batch, time, channels) for the next inputs, and the inputs to remember."""
         y = short_conv(x, self.weight, self.bias, past)
-        kept = self.width - 1
-        recent = x[:, max(0, x.shape[1] - kept) :]
+        recent = x[:, max(0, x.shape[1] - past.shape[1]) :]
         return y, torch.cat([past[:, recent.shape[1] :].to(x.dtype), recent], 1)

@@ -14,7 +14,7 @@ it, the law raises an AssertionError that says what must hold, what to look for 
 in float64, to 1e-9.
 """
 
-from mixers.testing import function, precision, usage  # noqa: F401  (each adds its laws)
+from mixers.testing import function, usage  # noqa: F401  (each adds its laws)
 from mixers.testing.law import LAWS, Build
 
 __all__ = ["LAWS", "Build"]

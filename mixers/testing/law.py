@@ -12,7 +12,6 @@ from torch.utils import _pytree as pytree
 from mixers.mixer import Mixer
 
 Build = Callable[[int], Mixer[Any]]
-
 Check = Callable[[Mixer[Any], Tensor], None]
 
 LAWS: list[Callable[[Build], None]] = []

@@ -13,8 +13,6 @@ from lit_modules.console import command, short_path
 from lit_modules.lightning_internals import leave_signals_to_us, step_is_done, validate_now, validation_is_due
 from lit_modules.training.callbacks.stop_votes import StopVotes
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
 
 class Stopped(SystemExit):
     """A run ended by a signal, with everything saved. The exit code is 128 + the signal's number, as shells have it."""
@@ -23,18 +21,15 @@ class Stopped(SystemExit):
 class KeepLast(Callback):
     """Keeps `last.ckpt`, from which a run goes on exactly as if it had never stopped.
 
-    It is written between two optimizer steps only: after every few, before each validation, at the end, and when the
-    run is asked to stop by Ctrl-C or SIGTERM. A second Ctrl-C stops at once.
-
-    Args:
-        every_n_steps: Optimizer steps between two savings.
+    It is written between two optimizer steps only: after every `every_n_steps`, before each validation, at the end, and
+    when the run is asked to stop by Ctrl-C or SIGTERM. A second Ctrl-C stops at once.
     """
 
     def __init__(self, every_n_steps: int):
         self.every_n_steps = every_n_steps
         self.validated_step = 0
         self.asked: int | None = None  # the signal that asked this process to stop
-        self.ending = False  # whether all processes have agreed to
+        self.ending = False  # whether any process was asked: then all end at the same step
         self._handlers: dict[signal.Signals, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,7 +41,7 @@ class KeepLast(Callback):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if threading.current_thread() is threading.main_thread():  # the only one that may handle signals
             # Here, because Lightning installs its own handlers just before.
-            self._handlers = {number: signal.signal(number, self._ask) for number in STOP_SIGNALS}
+            self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         self._votes = StopVotes()
         leave_signals_to_us(trainer)
         # Lightning takes a checkpoint from before a validation for one from after it, and would leave it out.
@@ -56,20 +51,14 @@ class KeepLast(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if not step_is_done(trainer):
             return  # gradients of half a step are in no checkpoint
-        self.ending = self._votes.any_stops(self.asked is not None)
+        self._agree()
         if self.ending or trainer.global_step % self.every_n_steps == 0 or validation_is_due(trainer):
             self._save(trainer)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._end_if_asked(trainer)  # not at the batch's end, where Lightning has yet to log it
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._end_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # The checkpoint from before the validation is there already: this one is run again from its start.
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.ending = self._votes.any_stops(self.asked is not None)
+            self._agree()
             self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -95,24 +84,28 @@ class KeepLast(Callback):
             raise KeyboardInterrupt
         self.asked = number
 
+    def _agree(self) -> None:
+        self.ending = self._votes.any_stops(self.asked is not None)
+
+    def _path(self, trainer: pl.Trainer) -> Path:
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)  # that of the best checkpoint
+        return Path(folder or trainer.default_root_dir) / "last.ckpt"
+
     def _save(self, trainer: pl.Trainer) -> None:
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(last_path(trainer), weights_only=False)
+            trainer.save_checkpoint(self._path(trainer), weights_only=False)
 
-    def _end_if_asked(self, trainer: pl.Trainer) -> None:
+    def _end_if_asked(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         if not self.ending:
             return
         if trainer.is_global_zero:
-            path = last_path(trainer)
+            path = short_path(self._path(trainer))
             found = Path(trainer.default_root_dir).absolute() == Path("runs").absolute()  # where `last` is looked for
             print(
-                f"\nStopped at step {trainer.global_step} of {trainer.max_steps}; saved as {short_path(path)}."
-                f"\nTo go on: {command()} fit --ckpt_path={'last' if found else short_path(path)}"
+                f"\nStopped at step {trainer.global_step} of {trainer.max_steps}; saved as {path}."
+                f"\nTo go on: {command()} fit --ckpt_path={'last' if found else path}"
             )
         raise Stopped(128 + (self.asked or signal.SIGTERM))
 
-
-def last_path(trainer: pl.Trainer) -> Path:
-    """Where `last.ckpt` of this run is: beside the best one."""
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    return Path(folder or trainer.default_root_dir) / "last.ckpt"
+    # Not at a batch's end, where Lightning has yet to log it.
+    on_train_batch_start = on_validation_start = _end_if_asked

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: one bar over all steps, and how fast tokens pass."""
+"""What a run shows while it goes: one bar over all steps, how fast tokens pass, and text that the model writes."""
 
 import sys
 import time
@@ -8,10 +8,14 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lit_modules.console import number
+from lit_modules.evaluation.completion import Sampling, complete
 from lit_modules.lightning_internals import step_is_done, step_is_logged
+from lit_modules.training.sharded import is_sharded, same_logits
+from mixers import LanguageModel
 
 
 class Speed(Callback):
@@ -32,6 +36,23 @@ class Speed(Callback):
             self.on_train_start()
 
 
+class Samples(Callback):
+    """Shows a text written by the model in TensorBoard after each validation, always from the same random numbers."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if tokenizer is None or not boards or trainer.sanity_checking:
+            return
+        model: LanguageModel = pl_module.model  # type: ignore[assignment]
+        if not (trainer.is_global_zero or is_sharded(model)):  # of a sharded one each process has a part only
+            return
+        with same_logits(model):
+            [text] = complete(model, tokenizer, [""], Sampling(max_tokens=100, seed=0))
+        for board in boards:
+            board.experiment.add_text("sample", text, trainer.global_step)  # does nothing but on the first process
+
+
 class Progress(TQDMProgressBar):
     """One bar over the optimizer steps of the run, and a short one for each validation.
 
@@ -45,10 +66,6 @@ class Progress(TQDMProgressBar):
         if not sys.stdout.isatty():
             self.disable()
 
-    @property
-    def train_description(self) -> str:
-        return "Training"
-
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         # The stream of batches has no end, so Lightning's bar over an epoch would have none either.
         bar = self.train_progress_bar
@@ -59,13 +76,12 @@ class Progress(TQDMProgressBar):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if not step_is_done(trainer):
             return
-        if self.is_disabled:
-            ends = trainer.max_steps > 0
-            if trainer.global_step % (max(1, trainer.max_steps // 10) if ends else 10 * trainer.log_every_n_steps) == 0:  # type: ignore[attr-defined]
-                self._print_line(trainer, pl_module)
-            return
         self.train_progress_bar.update()
-        if step_is_logged(trainer):  # reading a metric waits for the GPU, so not on every step
+        if self.is_disabled:
+            every = trainer.max_steps // 10 if trainer.max_steps > 0 else 10 * trainer.log_every_n_steps  # type: ignore[attr-defined]
+            if trainer.global_step % max(1, every) == 0:
+                self._print_line(trainer, pl_module)
+        elif step_is_logged(trainer):  # reading a metric waits for the GPU, so not on every step
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def init_validation_tqdm(self) -> Tqdm:

@@ -32,22 +32,20 @@ def _without_weights(run: Callable[..., WithWeights]) -> Callable[..., tuple[Ten
     return run_without
 
 
+on_any_device = [
+    Implementation("blocked", blocked, unsupported_reason),
+    Implementation("chunkwise", chunkwise, single_token),
+]
+
 decayed_linear_attention_with_weights: Op[WithWeights] = Op(
-    reference,
-    [
-        Implementation("fla", fla.fla_with_weights, fla.unsupported_reason),
-        Implementation("blocked", blocked, unsupported_reason),
-        Implementation("chunkwise", chunkwise, single_token),
-    ],
-    examples,
+    reference, [Implementation("fla", fla.fla_with_weights, fla.unsupported_reason), *on_any_device], examples
 )
 
 decayed_linear_attention: Op[tuple[Tensor, Tensor]] = Op(
     _without_weights(reference),
     [
         Implementation("fla", fla.fla, fla.unsupported_reason),
-        Implementation("blocked", _without_weights(blocked), unsupported_reason),
-        Implementation("chunkwise", _without_weights(chunkwise), single_token),
+        *(Implementation(name, _without_weights(run), reason) for name, run, reason in on_any_device),
     ],
     examples_without_weights,
 )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mixers.ops.chunks import slices
 from mixers.ops.decay.chunkwise import Decays, decay_mask, fixed_total
 from mixers.ops.decay.reference import DecayState
 from mixers.ops.op import unless_sequence_on_cpu
@@ -38,23 +39,16 @@ def blocked(
 class _Blocked(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        log_decay: Tensor,
-        kv: Tensor | None,
-        z: Tensor | None,
-        chunk_size: int,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, kv: Tensor | None, z: Tensor | None, size: int
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.chunk_size, ctx.begins = chunk_size, kv is None or z is None
+        ctx.size, ctx.begins = size, kv is None or z is None
         output, weight = torch.empty_like(v), log_decay.new_empty(q.shape[:3])
         zero = DecayState.zero(k, v, log_decay.dtype)
         kv, z = _copies((kv, z), zero)
         kept: list[Tensor] = []
         with full_precision(q.device):
-            for at, within, decays in _chunks(q.shape[1], chunk_size, log_decay, q.dtype):
+            for at, within, decays in _chunks(q.shape[1], size, log_decay, q.dtype):
                 q_i, k_i, v_i = (_folded(x[:, at]) for x in (q, k, v))
                 scores = _times_(torch.bmm(q_i, k_i.mT), within)
                 o_i, w_i = torch.bmm(scores, v_i), scores.sum(-1, dtype=z.dtype)
@@ -85,7 +79,7 @@ class _Blocked(torch.autograd.Function):
         zero = DecayState.zero(k, v, log_decay.dtype)
         dkv, dz = _copies((dkv, dz), zero)
         with full_precision(q.device):
-            for at, within, decays in reversed(list(_chunks(q.shape[1], ctx.chunk_size, log_decay, q.dtype))):
+            for at, within, decays in reversed(list(_chunks(q.shape[1], ctx.size, log_decay, q.dtype))):
                 q_i, k_i, v_i, do_i = (_folded(x[:, at]) for x in (q, k, v, do))
                 dw_i = dw[:, at].mT.flatten(0, 1)[..., None].to(q.dtype)
                 scores = _times_(torch.bmm(q_i, k_i.mT), within)
@@ -114,10 +108,9 @@ class _Blocked(torch.autograd.Function):
 def _chunks(length: int, size: int, log_decay: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Decays]]:
     """Where each chunk lies, the decays from its tokens to later ones, (h, c, c), and the others, (h, ·, ·)."""
     c = 0
-    for start in range(0, length, size):
-        at = slice(start, min(start + size, length))
-        if at.stop - start != c:
-            c = at.stop - start
+    for at in slices(length, size):
+        if at.stop - at.start != c:
+            c = at.stop - at.start
             total = fixed_total(log_decay, c)[:, 0]
             within, (since, until, through) = decay_mask(total).squeeze(-1).to(dtype), Decays.of(total)
             decays = Decays(since.to(dtype), until.to(dtype), through)

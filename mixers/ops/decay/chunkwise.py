@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixers.ops.chunks import in_chunks
+from mixers.ops.chunks import by_chunks, slices
 from mixers.ops.decay.reference import DecayState, for_channels
 from mixers.ops.precision import full_precision, in_product_dtype
 
@@ -41,18 +41,16 @@ def chunkwise(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: DecayState | None, chunk_size: int
 ) -> tuple[Tensor, Tensor, DecayState]:
     """The output, the weight of what was read, and the state after it; the last chunk may be shorter."""
-    qkv = in_product_dtype(q, k, v)
-    varying = () if log_decay.ndim == 1 else (for_channels(log_decay),)
-    outputs, weights = [], []
+
+    def run(state: DecayState | None, *chunks: Tensor) -> tuple[Tensor, Tensor, DecayState]:
+        q, k, v, *varying = (x.permute(0, 3, 1, 2, 4) for x in chunks)
+        total = varying[0].cumsum(-2) if varying else fixed_total(log_decay, q.shape[3])
+        output, weight, state = _equal_chunks(q, k, v, total, state)
+        return output.permute(0, 2, 3, 1, 4), weight.permute(0, 2, 3, 1), state
+
+    varying = [] if log_decay.ndim == 1 else [for_channels(log_decay)]
     with full_precision(q.device):
-        for chunks in in_chunks(chunk_size, *qkv, *varying):
-            q_i, k_i, v_i, *logs = (x.permute(0, 3, 1, 2, 4) for x in chunks)
-            total = logs[0].cumsum(-2) if logs else fixed_total(log_decay, q_i.shape[3])
-            output, weight, state = _equal_chunks(q_i, k_i, v_i, total, state)
-            outputs.append(output.permute(0, 2, 3, 1, 4).flatten(1, 2))
-            weights.append(weight.permute(0, 2, 3, 1).flatten(1, 2))
-    assert state is not None
-    return torch.cat(outputs, 1), torch.cat(weights, 1), state
+        return by_chunks(run, chunk_size, [*in_product_dtype(q, k, v), *varying], state)
 
 
 def fixed_total(log_decay: Tensor, c: int) -> Tensor:
@@ -98,13 +96,12 @@ def _scores(q: Tensor, k: Tensor, total: Tensor) -> Tensor:
     if total.shape[-1] == 1:
         return (q @ k.mT) * decay_mask(total).squeeze(-1).to(q.dtype)
     blocks, c = [], q.shape[-2]
-    for start in range(0, c, ROWS):
-        at = slice(start, min(start + ROWS, c))
+    for at in slices(c, ROWS):
         near = (q[..., at, None, :] * k[..., None, at, :] * decay_mask(total[..., at, :])).sum(-1).to(q.dtype)
-        if start > 0:
-            split = total[..., start - 1 : start, :]
+        if at.start > 0:
+            split = total[..., at.start - 1 : at.start, :]
             rows = q[..., at, :] * (total[..., at, :] - split).exp().to(q.dtype)
-            columns = k[..., :start, :] * (split - total[..., :start, :]).exp().to(k.dtype)
+            columns = k[..., : at.start, :] * (split - total[..., : at.start, :]).exp().to(k.dtype)
             near = torch.cat([rows @ columns.mT, near], -1)
         blocks.append(F.pad(near, (0, c - at.stop)))
     return torch.cat(blocks, -2)

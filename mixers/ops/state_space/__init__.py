@@ -7,8 +7,7 @@
 from torch import Tensor
 
 from mixers.ops.op import Implementation, Op, single_token, unless_sequence_on_cpu
-from mixers.ops.state_space.blocked import attention_blocked
-from mixers.ops.state_space.chunkwise import attention_chunkwise, chunkwise
+from mixers.ops.state_space.chunkwise import attention_blocked, attention_chunkwise, chunkwise
 from mixers.ops.state_space.reference import Modes, attention_examples, attention_reference, examples, reference, times
 
 __all__ = ["Modes", "state_space", "state_space_attention", "times"]

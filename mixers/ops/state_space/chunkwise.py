@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mixers.ops.chunks import in_chunks
+from mixers.ops.chunks import blocks, by_chunks
 from mixers.ops.precision import full_precision, in_product_dtype
 from mixers.ops.state_space.reference import Modes, outer, powers, read, times
 
@@ -40,38 +41,39 @@ class Chunk(NamedTuple):
 
 def chunkwise(u: Tensor, modes: Modes, skip: Tensor, state: Tensor | None, chunk_size: int) -> tuple[Tensor, Tensor]:
     """The output, and the state after it; the last chunk may be shorter."""
-    return by_chunks(_equal_chunks, [u], modes, skip, state, chunk_size)
+    return _with_matrices(_equal_chunks, [u], modes, skip, state, chunk_size)
 
 
 def attention_chunkwise(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     """The output, and the state after it; all outer products at once."""
-    return by_chunks(equal_attention_chunks, in_product_dtype(q, k, v), *rest)
+    return _with_matrices(_equal_attention_chunks, in_product_dtype(q, k, v), *rest)
 
 
-def by_chunks(
-    run: Callable[..., tuple[Tensor, Tensor]],
-    inputs: Sequence[Tensor],
-    modes: Modes,
-    skip: Tensor,
-    state: Tensor | None,
-    chunk_size: int,
+def attention_blocked(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    """`attention_chunkwise` on a CPU: a few heads at a time, whose outer products a cache holds."""
+    return _with_matrices(_Blocked.apply, in_product_dtype(q, k, v), *rest)
+
+
+def _with_matrices(
+    compute: Callable[..., Any], inputs: Sequence[Tensor], modes: Modes, skip: Tensor, state: Tensor | None, size: int
 ) -> tuple[Tensor, Tensor]:
-    """What `run` gives for inputs (b, t, h, ·), for the whole chunks and then a shorter one.
+    """The output for inputs (b, t, h, ·), and the state after it, by a function of equally long chunks.
 
-    `run` takes inputs (h, c, ·, i, b), the state (h, 2, n, m, b) or None and the fields of a `Chunk`, and gives the
+    `compute` takes inputs (h, c, ·, i, b), the state (h, 2, n, m, b) or None and the fields of a `Chunk`, and gives the
     output and the state after it in the same axes.
     """
-    outputs, now = [], None if state is None else state.permute(HEAD_FIRST)
+
+    def run(state: Tensor | None, *chunks: Tensor) -> tuple[Tensor, Tensor]:
+        chunk = Chunk.over(chunks[0].shape[2], modes, skip)
+        y, state = compute(*(x.permute(3, 2, 4, 1, 0).contiguous() for x in chunks), state, *chunk)
+        return y.permute(4, 3, 1, 0, 2), state
+
     with full_precision(skip.device):
-        for chunks in in_chunks(chunk_size, *inputs):
-            chunk = Chunk.over(chunks[0].shape[2], modes, skip)
-            y, now = run(*(x.permute(3, 2, 4, 1, 0).contiguous() for x in chunks), now, *chunk)
-            outputs.append(y.permute(4, 3, 1, 0, 2).flatten(1, 2))
-    assert now is not None
-    return torch.cat(outputs, 1), now.permute(BATCH_FIRST)
+        y, now = by_chunks(run, size, inputs, None if state is None else state.permute(HEAD_FIRST))
+    return y, now.permute(BATCH_FIRST)
 
 
-def equal_attention_chunks(
+def _equal_attention_chunks(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, *matrices: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The outputs of (h, c, p, i, b), in the same order, and the state after them, (h, 2, n, p², b)."""
@@ -104,3 +106,40 @@ def _equal_chunks(u: Tensor, state: Tensor | None, *matrices: Tensor) -> tuple[T
         for by, kept in zip(read, before, strict=True):
             y.baddbmm_(by, torch.stack(kept, 3).to(u.dtype).flatten(2))
     return y.view(u.shape), torch.stack(now, 1)
+
+
+class _Blocked(torch.autograd.Function):
+    """`_equal_attention_chunks`, whose backward makes the outer products again."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs)
+        o, state = zip(*(_equal_attention_chunks(*_part(inputs, at)) for at in _heads(*inputs)), strict=True)
+        return torch.cat(o), torch.cat(state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        gradients = tuple(None if x is None else torch.empty_like(x) for x in inputs)
+        directions = [dy.contiguous() for dy in given if dy is not None]
+        for at in _heads(*inputs) if directions else []:
+            part = [None if x is None else x.detach().requires_grad_() for x in _part(inputs, at)]
+            with torch.enable_grad():
+                outputs = _equal_attention_chunks(*part)  # type: ignore[arg-type]
+            wanted = [y for y, dy in zip(outputs, given, strict=True) if dy is not None]
+            leaves = [x for x in part if x is not None]
+            found = torch.autograd.grad(wanted, leaves, _part(directions, at), materialize_grads=True)
+            for gradient, of_part in zip((g for g in gradients if g is not None), found, strict=True):
+                gradient[at] = of_part
+        return gradients if directions else (None,) * len(inputs)
+
+
+def _heads(q: Tensor, *_: Any) -> list[slice]:
+    """Which to work on at once."""
+    return blocks(len(q), q[0].numel() * q.shape[2])
+
+
+def _part(tensors: Sequence[Tensor | None], at: slice) -> list[Any]:
+    return [None if x is None else x[at] for x in tensors]

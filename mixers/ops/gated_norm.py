@@ -1,6 +1,9 @@
-"""Norm and gate on a CPU: a few tokens at a time, with a custom backward; shapes as in reference.py.
+"""Each head's output divided by its root mean square, then gated by swish: `y = gated_norm(o, eps, gate)`.
 
-Nothing large is made but the output and the gradients.
+y = swish(g) ⊙ o / √(mean(o²) + eps), the mean over a head's values, in eps's dtype: squares overflow in float16.
+
+Axes: b batch, t time, h head, v value width. o, the gate g (None for none) and y are (b, t, h, v), eps is (b, t, h) in
+float32 or better.
 """
 
 from typing import Any
@@ -8,21 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from mixers.ops.op import blocks, unless_eager_on_cpu
+from mixers.ops.chunks import token_blocks
+from mixers.ops.op import Draw, Implementation, Op, unless_eager_on_cpu
 
 
-def unsupported_reason(o: Tensor, eps: Tensor, gate: Tensor | None) -> str | None:
+def reference(o: Tensor, eps: Tensor, gate: Tensor | None) -> Tensor:
+    precise = o.to(eps.dtype)
+    scale = torch.rsqrt(precise.square().mean(-1) + eps)
+    normed = (precise * scale[..., None]).to(o.dtype)
+    return normed if gate is None else F.silu(gate) * normed
+
+
+def _unsupported_reason(o: Tensor, eps: Tensor, gate: Tensor | None) -> str | None:
     if gate is None or o.dtype != gate.dtype:
         return "it wants a gate of the output's dtype"
     return unless_eager_on_cpu(o)
 
 
 class _Blocked(torch.autograd.Function):
+    """A few tokens at a time, so that nothing large is made but the output and the gradients."""
+
     @staticmethod
     def forward(ctx: Any, o: Tensor, eps: Tensor, gate: Tensor) -> Tensor:
         y, scale, (buffer,) = torch.empty_like(gate), torch.empty_like(eps), _buffers(o, 1)
-        for at in _pieces(o):
+        for at in token_blocks(o):
             o_i, y_i, scale_i, gate_i = o[:, at], y[:, at], scale[:, at], gate[:, at]
             length = torch.linalg.vector_norm(o_i, dim=-1, dtype=eps.dtype)
             torch.rsqrt(length.square_().div_(o.shape[-1]).add_(eps[:, at]), out=scale_i)
@@ -38,7 +52,7 @@ class _Blocked(torch.autograd.Function):
         o, scale, gate = ctx.saved_tensors
         do, dgate, deps = torch.empty_like(o), torch.empty_like(gate), torch.empty_like(scale)
         buffers = _buffers(o, 4)
-        for at in _pieces(o):
+        for at in token_blocks(o):
             o_i, gate_i, dy_i, do_i, dgate_i, scale_i = (x[:, at] for x in (o, gate, dy, do, dgate, scale))
             normed, sigmoid, swish, other = (buffer[: o_i.numel()].view_as(o_i) for buffer in buffers)
             torch.mul(o_i, scale_i[..., None], out=normed)
@@ -58,13 +72,16 @@ class _Blocked(torch.autograd.Function):
         return do, deps, dgate
 
 
-def _pieces(o: Tensor) -> list[slice]:
-    return blocks(o.shape[1], o[:, :1].numel())
-
-
 def _buffers(o: Tensor, count: int) -> Tensor:
-    """Each with room for the largest piece of o."""
-    return o.new_empty(count, max((o[:, at].numel() for at in _pieces(o)), default=0))
+    """Each with room for the largest block of o."""
+    return o.new_empty(count, max((o[:, at].numel() for at in token_blocks(o)), default=0))
 
 
-blocked = _Blocked.apply
+def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Tensor, ...]:
+    """Retention's arguments, with 4 heads."""
+    shape = (batch, length, 4, dim // 2)
+    o, gate, eps = draw(*shape), draw(*shape), draw.precise(*shape[:3])
+    return o, eps.detach().sigmoid().requires_grad_(), gate
+
+
+gated_norm: Op[Tensor] = Op(reference, [Implementation("blocked", _Blocked.apply, _unsupported_reason)], examples)
