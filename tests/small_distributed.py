@@ -22,6 +22,19 @@ for words in json.load(open(sys.argv[1])):
     main(words)
 print("one of", torch.distributed.get_world_size(), "processes")
 """
+# The second process, and no other, gets a SIGTERM once something is saved.
+STOPPED_PROGRAM = """
+import os, signal, threading, time
+from pathlib import Path
+
+def stop():
+    while not list(Path("stopped").rglob("last.ckpt")):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+if os.environ.get("LOCAL_RANK") == "1":
+    threading.Thread(target=stop, daemon=True).start()
+"""
 
 
 def fit(root: str, *words: str) -> list[str]:
@@ -34,9 +47,11 @@ def on(processes: int, strategy: str) -> list[str]:
     return [f"--trainer.strategy={strategy}", f"--trainer.devices={processes}"]
 
 
-def start(folder: Path, jobs: list[list[str]], *launcher: str) -> subprocess.CompletedProcess[str]:
+def start(
+    folder: Path, jobs: list[list[str]], *launcher: str, program: str = PROGRAM
+) -> subprocess.CompletedProcess[str]:
     """Does jobs one after another in one group of processes, which Lightning starts or a launcher."""
-    (folder / "program.py").write_text(PROGRAM)
+    (folder / "program.py").write_text(program)
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, "program.py", "jobs.json"]

@@ -1,13 +1,15 @@
 """Two processes train as one does, with a model on each and with one that they share, and go on from each other."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
-from small_distributed import checkpoints, fit, on, saved, start
-from small_runs import write_text
+from small_distributed import PROGRAM, STOPPED_PROGRAM, checkpoints, fit, on, saved, start
+from small_runs import says, write_text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import distributed as dist
 
 from lit_modules import load
 from lit_modules.main import main
@@ -110,6 +112,32 @@ def test_a_run_goes_on_with_another_number_of_processes(folder: Path, monkeypatc
     assert found["global_step"] == expected["global_step"] == 12
     assert found["Text"] == expected["Text"]
     torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=0, atol=1e-5)
+
+
+def test_all_processes_end_at_the_same_step_when_one_is_asked_to(tmp_path: Path) -> None:
+    write_text(tmp_path / "corpus.txt")
+    words = ["--trainer.max_steps=100000", "--trainer.val_check_interval=7", "--trainer.save_every_n_steps=1"]
+    ran = start(tmp_path, [fit("stopped", *words, *on(2, "ddp"))], program=STOPPED_PROGRAM + PROGRAM)
+    assert ran.returncode == 128 + signal.SIGTERM, ran.stderr
+    step = saved(tmp_path / "stopped")["global_step"]
+    assert f"Stopped at step {step} of 100000; saved as stopped" in ran.stdout
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_sharded_checkpoint_is_read_by_the_strategy_that_shares_models_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    path = checkpoints(Path("two_sharded"), "retention-attention") / "last.ckpt"
+    words = ["validate", f"--ckpt_path={path}", "--trainer.devices=1"]
+    whole = ["--trainer.strategy=auto", "--trainer.sharded_checkpoints=false"]
+    assert "write --trainer.strategy=fsdp2" in says([*words, *whole], capsys)
+    main([*words, "--trainer.strategy=fsdp2"])
+    shown = capsys.readouterr().out
+    dist.destroy_process_group()
+    one = checkpoints(Path("one_sharded"), "retention-attention") / "last.ckpt"
+    main(["validate", f"--ckpt_path={one}"])
+    assert capsys.readouterr().out == shown
 
 
 def test_a_sharded_checkpoint_holds_what_one_in_a_file_does(folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def choose_strategy(
     if isinstance(strategy, str) and strategy == FSDP2.strategy_name:
         strategy = FSDP2(sharded_checkpoints=sharded_checkpoints)
     if sharded_checkpoints and not isinstance(strategy, FSDP2):
-        raise UsageError(f"sharded_checkpoints=True needs strategy='fsdp2' instead of {_name(strategy)!r}.")
+        raise UsageError(f"sharded_checkpoints=True needs strategy='fsdp2', not {_name(strategy)!r}: write False.")
     if isinstance(strategy, FSDP2) and str(precision) in SCALED:
         raise UsageError(f"precision={precision!r} does not go with strategy='fsdp2': write bf16-mixed or 32-true.")
     if isinstance(strategy, str):

@@ -21,6 +21,7 @@ from lit_modules.lightning_internals import hush
 from lit_modules.training import checkpoint
 from lit_modules.training.callbacks.keep_last import KeepLast
 from lit_modules.training.callbacks.progress import Progress, Samples, Speed
+from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import model_mixers
 from lit_modules.training.precision import best_precision
@@ -233,4 +234,7 @@ class Trainer(pl.Trainer):
             print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
 
     def _file(self, ckpt_path: str | None) -> Path | None:
-        return checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        if path and path.is_dir() and not isinstance(self.strategy, FSDP2):
+            raise UsageError(f"ckpt_path={str(path)!r} is a folder: write --trainer.strategy=fsdp2 to read it.")
+        return path
