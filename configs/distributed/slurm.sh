@@ -15,4 +15,4 @@ resume=()
 if [ -n "$(find "$root" -name last.ckpt 2> /dev/null)" ]; then resume=(--ckpt_path=last); fi
 
 srun python cli.py fit --config=configs/paper/6.7b.yaml --config=configs/distributed/fsdp2.yaml \
-    "--trainer.default_root_dir=$root" "${resume[@]}"
+    --data.batch_size=128 --trainer.accumulate_grad_batches=16 "--trainer.default_root_dir=$root" "${resume[@]}"

@@ -25,9 +25,8 @@ def row(name: str) -> str:
     # Whole at one time: the weights of two blocks, one of which is on its way, the gradients of one, and of what is
     # outside of the blocks both.
     whole = 4 * (3 * block + 2 * (size - block * len(model.blocks)))
-    stream = (
-        4 * config["data"]["block_size"] * config["model"]["dim"] * len(model.blocks)
-    )  # what enters each block, for one sequence
+    # What enters each block, for one sequence.
+    stream = 4 * config["data"]["block_size"] * config["model"]["dim"] * len(model.blocks)
     shared = [(STATE * size / processes + whole) / GIB for processes in (8, 32, 64)]
     cells = [f"{size / 1e9:.2f} B", f"{(STATE + BUCKETS) * size / GIB:.1f}", *(f"{gib:.1f}" for gib in shared)]
     return f"| {' | '.join([name, *cells, f'{stream / GIB:.2f}', f'{12 * size / GIB:.0f}'])} |"
