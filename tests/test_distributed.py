@@ -1,6 +1,7 @@
 """Two processes train as one does, with a model on each and with one that they share, and go on from each other."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -138,6 +139,17 @@ def test_a_sharded_checkpoint_is_read_by_the_strategy_that_shares_models_out(
     one = checkpoints(Path("one_sharded"), "retention-attention") / "last.ckpt"
     main(["validate", f"--ckpt_path={one}"])
     assert capsys.readouterr().out == shown
+
+
+def test_a_file_takes_the_place_of_a_sharded_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    shutil.copytree("two_sharded", "file_again")
+    path = checkpoints(Path("file_again"), "retention-attention") / "last.ckpt"
+    words = ["fit", f"--ckpt_path={path}", "--trainer.max_steps=6", "--trainer.sharded_checkpoints=false"]
+    main([*words, *on(1, "fsdp2")])
+    dist.destroy_process_group()
+    assert saved(folder / "file_again", "retention-attention")["global_step"] == 6
+    assert sorted(os.listdir(path.parent)) == ["best.ckpt", "last.ckpt"]
 
 
 def test_a_sharded_checkpoint_holds_what_one_in_a_file_does(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from small_runs import model, says, text, trainer
+from small_text import Recorder
 from small_text import text as data_of
 from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -147,6 +148,16 @@ def test_another_sharded_strategy_is_refused_on_the_command_line(
     name: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"strategy={name!r}" in says([*words, f"--trainer.strategy={name}"], capsys)
+
+
+def test_a_module_that_is_not_shared_out_is_refused(corpus: str, tmp_path: Path) -> None:
+    class Whole(Recorder):
+        def configure_model(self) -> None:
+            pass
+
+    with pytest.raises(UsageError, match=r"strategy='fsdp2' cannot share out a Whole: write ddp"):
+        trainer(tmp_path, strategy="fsdp2", devices=1).fit(Whole(), datamodule=data_of(corpus))
+    dist.destroy_process_group()
 
 
 def test_strategies_with_a_whole_model_on_each_process_stay() -> None:

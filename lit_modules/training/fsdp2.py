@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils import _pytree as pytree
 
 from lit_modules.lightning_internals import DataParallelMesh
-from lit_modules.training.sharded_checkpoint import is_sharded_checkpoint, read_shards, save_shards
+from lit_modules.training.sharded_checkpoint import is_sharded_checkpoint, read_shards, replace, save_shards
+from mixers.checks import UsageError
 
 
 class FSDP2(DataParallelMesh):
@@ -26,6 +28,12 @@ class FSDP2(DataParallelMesh):
     def __init__(self, *, sharded_checkpoints: bool = False):
         super().__init__()
         self.sharded_checkpoints = sharded_checkpoints
+
+    def setup(self, trainer: Trainer) -> None:
+        super().setup(trainer)
+        if not any(isinstance(parameter, DTensor) for parameter in self.model.parameters()):  # type: ignore[union-attr]
+            name = type(self.lightning_module).__name__
+            raise UsageError(f"strategy='fsdp2' cannot share out a {name}: write ddp, or shard it in configure_model.")
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return self._saved(super().lightning_module_state_dict())
@@ -45,6 +53,10 @@ class FSDP2(DataParallelMesh):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         if self.sharded_checkpoints:
             save_shards(checkpoint, Path(self.broadcast(filepath)), io=self.checkpoint_io)
+        elif self.is_global_zero and is_sharded_checkpoint(path := Path(filepath)):  # a file is put in its place
+            partial = path.with_name(f"{path.name}.partial")
+            super().save_checkpoint(checkpoint, partial, storage_options)
+            replace(path, partial)
         else:
             super().save_checkpoint(checkpoint, filepath, storage_options)
 

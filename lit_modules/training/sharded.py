@@ -87,6 +87,7 @@ def shard(model: LanguageModel, recipe: Recipe, mesh: DeviceMesh) -> LanguageMod
         for block in model.blocks:
             _shard(block, mesh, policy, BLOCK_METHODS)
     _shard(model, mesh, policy, MODEL_METHODS)
+    model.captures_graphs = False  # no graph can capture that processes wait for each other
     return model
 
 

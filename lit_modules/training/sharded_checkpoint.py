@@ -74,7 +74,7 @@ def save_shards(
     digests = _gather({name: _digest(partial / name) for name in _mine(_shard_names(partial))})
     if _rank() == 0:
         (io or TorchCheckpointIO()).save_checkpoint({**rest, SHARDS: digests}, partial / REST)
-        _replace(folder, partial)
+        replace(folder, partial)
     _wait()
 
 
@@ -141,8 +141,8 @@ def _check(folder: Path, digests: dict[str, str]) -> None:
         )
 
 
-def _replace(folder: Path, new: Path) -> None:
-    """Puts a new folder in the place of an old one, of which a copy exists until the new one is there."""
+def replace(folder: Path, new: Path) -> None:
+    """Puts a new folder or file in the place of an old one, which exists under another name until then."""
     old = folder.with_name(f"{folder.name}.old")
     _remove(old)
     if folder.exists():

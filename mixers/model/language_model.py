@@ -50,6 +50,7 @@ class LanguageModel(nn.Module):
     """
 
     changeable_options = frozenset({"dropout", "recompute"})  # that may change when a run is resumed
+    captures_graphs = True  # whether `Decoder` may capture decoding as a CUDA graph
 
     def __init__(
         self,
