@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.strategies import ModelParallelStrategy
+from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from pytorch_lightning.strategies.parallel import ParallelStrategy
 
 # What Lightning says of itself, or says again after us.
@@ -45,6 +45,11 @@ class DataParallelMesh(ModelParallelStrategy):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+
+def strategy_of(module: pl.LightningModule) -> Strategy | None:
+    """The strategy that a module is trained with; None without a trainer, as when it is loaded from a checkpoint."""
+    return module._trainer.strategy if module._trainer else None
 
 
 def batches_done(trainer: pl.Trainer | None) -> int:

@@ -21,7 +21,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from lit_modules import LitLanguageModel
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.optimizer import parameter_groups
-from lit_modules.training.sharded import shard, weights_later
+from lit_modules.training.sharded import check_shares, shard, weights_later
 from lit_modules.training.strategies import choose_strategy
 from mixers import LanguageModel, Retention, available
 from mixers.checks import UsageError
@@ -148,6 +148,15 @@ def test_another_sharded_strategy_is_refused_on_the_command_line(
     name: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert f"strategy={name!r}" in says([*words, f"--trainer.strategy={name}"], capsys)
+
+
+def test_a_text_with_too_few_blocks_for_the_processes_is_refused(corpus: str) -> None:
+    loader = data_of(corpus, block_size=50, batch_size=1).val_dataloader()
+    blocks = len(loader)
+    check_shares([loader], blocks)
+    sentence = rf"^a text of {blocks} blocks of 50 tokens cannot be shared by {blocks + 1} processes: give more text"
+    with pytest.raises(UsageError, match=sentence):
+        check_shares([loader], blocks + 1)
 
 
 def test_a_module_that_is_not_shared_out_is_refused(corpus: str, tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from torchmetrics import MeanMetric
 
 from lit_modules.console import did_you_mean
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
-from lit_modules.lightning_internals import batch_index, step_is_logged
+from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
 from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
-from lit_modules.training.sharded import Recipe, shard, weights_device
+from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.ops.compiled import no_compiler
@@ -82,7 +82,7 @@ class LitLanguageModel(pl.LightningModule):
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
 
     def configure_model(self) -> None:
-        if isinstance(strategy := self.trainer.strategy, FSDP2):
+        if isinstance(strategy := strategy_of(self), FSDP2):
             self.model = shard(self.model, self._recipe, strategy.device_mesh["data_parallel"])
         if not self.hparams["compile"]:
             return
@@ -108,6 +108,13 @@ class LitLanguageModel(pl.LightningModule):
             self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
+
+    def on_validation_start(self) -> None:
+        check_shares(self.trainer.val_dataloaders, self.trainer.world_size)
+
+    def on_test_start(self) -> None:
+        if is_sharded(self.model):  # otherwise no process waits for another
+            check_shares(self.trainer.test_dataloaders, self.trainer.world_size)
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         self.val_loss.update(self.model.losses(batch[:, :-1], batch[:, 1:]))

@@ -12,7 +12,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from lit_modules.data.batches import SizedLoader
 from mixers import LanguageModel
+from mixers.checks import UsageError
 from mixers.model import Block
 
 # What may be called from outside, beside `forward`: each gathers the parameters first, and lets them go afterwards.
@@ -111,6 +113,16 @@ def _each_block(work: Callable[[Block], None]) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def check_shares(loaders: Any, processes: int) -> None:
+    """Raises UsageError where a process would have no block of a text, for which the others would wait."""
+    for loader in loaders if isinstance(loaders, list) else [loaders]:
+        if isinstance(loader, SizedLoader) and len(loader.blocks) < processes:
+            raise UsageError(
+                f"a text of {len(loader.blocks)} blocks of {loader.blocks.block_size} tokens cannot be shared by "
+                f"{processes} processes: give more text, or write a smaller block_size."
+            )
 
 
 def is_sharded(model: nn.Module) -> bool:
