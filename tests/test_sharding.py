@@ -150,6 +150,17 @@ def test_another_sharded_strategy_is_refused_on_the_command_line(
     assert f"strategy={name!r}" in says([*words, f"--trainer.strategy={name}"], capsys)
 
 
+def test_a_mixer_with_a_scalar_parameter_is_refused(mesh: DeviceMesh) -> None:
+    class Scaled(Retention):
+        def __init__(self, dim: int) -> None:
+            super().__init__(dim)
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+    module = without_weights(**SMALL | {"mixer": Scaled})
+    with pytest.raises(UsageError, match=r"^the parameter mixer\.scale is a scalar"):
+        shard(module.model, module._recipe, mesh)
+
+
 def test_a_text_with_too_few_blocks_for_the_processes_is_refused(corpus: str) -> None:
     loader = data_of(corpus, block_size=50, batch_size=1).val_dataloader()
     blocks = len(loader)

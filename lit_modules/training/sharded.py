@@ -94,6 +94,9 @@ def shard(model: LanguageModel, recipe: Recipe, mesh: DeviceMesh) -> LanguageMod
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy, methods: tuple[str, ...]) -> None:
+    for name, parameter in module.named_parameters():
+        if parameter.dim() == 0:
+            raise UsageError(f"the parameter {name} is a scalar, which cannot be shared out: give it the shape (1,).")
     # Also the outermost one gives its parameters back after each call, so that they are sharded whenever they are read.
     fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for method in methods:

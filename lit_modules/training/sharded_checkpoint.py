@@ -117,7 +117,9 @@ def file_from_shards(folder: Path, file: Path) -> None:
     Raises:
         UsageError: A file of the folder is missing or has changed.
     """
-    TorchCheckpointIO().save_checkpoint(read_shards(folder), file)
+    partial = file.with_name(f"{file.name}.partial")
+    torch.save(read_shards(folder), partial)
+    replace(file, partial)
 
 
 def shards_from_file(file: Path, folder: Path) -> None:
