@@ -11,6 +11,7 @@ from lit_modules.data.chat import ChatTemplate
 from lit_modules.data.registry import saved_name, saved_state
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training.mixer_config import factory
+from lit_modules.training.sharded_checkpoint import REST, is_sharded_checkpoint, read_shards
 from mixers import LanguageModel
 from mixers.checks import MissingFileError, UsageError
 
@@ -30,7 +31,8 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
         MissingFileError: There is no such file.
         UsageError: The file is not one of our checkpoints, or was not trained on text.
     """
-    content = read_file(find(ckpt_path, root))
+    path = find(ckpt_path, root)
+    content = read_shards(path) if is_sharded_checkpoint(path) else read_file(path)
     saved = content["hyper_parameters"]
     options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
     if "mixer" in options:
@@ -55,7 +57,7 @@ def chat_template(ckpt_path: str | Path = "last", *, root: str | Path = "runs") 
 def find(ckpt_path: str | Path, root: str | Path) -> Path:
     """The file that `ckpt_path` means, as `load` has it; raises MissingFileError where there is none."""
     if ckpt_path != "last":
-        if not Path(ckpt_path).is_file():
+        if not main_file(Path(ckpt_path)).is_file():
             raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} is no file: write the path of a .ckpt, or last.")
         return Path(ckpt_path)
     candidates = list(Path(root).rglob("last.ckpt"))
@@ -70,7 +72,8 @@ def find(ckpt_path: str | Path, root: str | Path) -> Path:
 def read_file(path: Path) -> Options:
     """The content of one of our checkpoints, of which nothing is executed; raises UsageError for any other file."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # most callers read no weights
+        # Most callers read no weights.
+        content = torch.load(main_file(path), map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         content = None
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
@@ -80,6 +83,11 @@ def read_file(path: Path) -> Options:
     if saved_name(content) is None:
         raise UsageError(f"ckpt_path={str(path)!r} holds no tokenizer: write the path of a checkpoint that fit saved.")
     return content
+
+
+def main_file(path: Path) -> Path:
+    """The file that holds everything but the weights: of a sharded checkpoint one of several, else the only one."""
+    return path / REST if is_sharded_checkpoint(path) else path
 
 
 def run_folder(path: Path) -> Path | None:

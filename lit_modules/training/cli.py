@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from inspect import getdoc, signature
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from lit_modules.data import registry
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, pretrained, resume
 from lit_modules.training.errors import Parser
+from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.given import given, options_of
 from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
 from mixers import available
 from mixers.checks import UsageError
@@ -86,7 +89,7 @@ class CLI(CLIWithoutCheckpoints):
             config = self.config[name]
             resume.check_model(start.options, config.as_dict())
             resume.check_tokenizer(config.as_dict(), str(start.path), start.tokenizer)
-            config.data.tokenizer = config.init_from = str(start.path)
+            config.init_from, config.data.tokenizer = str(start.path), str(checkpoint.main_file(start.path))
         else:
             self.config = parser.parse_args(self.argv)
             if name != "fit":
@@ -104,7 +107,7 @@ class CLI(CLIWithoutCheckpoints):
         if name == "fit":
             self._check_resumed(config, step)
         self.saved = self.content["datamodule_hyper_parameters"]
-        config.ckpt_path = config.data.tokenizer = str(path)
+        config.ckpt_path, config.data.tokenizer = str(path), str(checkpoint.main_file(path))
 
     def _check_resumed(self, config: Namespace, step: int) -> None:
         if self.data != (saved := registry.saved_name(self.content)):
@@ -120,9 +123,11 @@ class CLI(CLIWithoutCheckpoints):
 
     def instantiate_classes(self) -> None:
         section = self.config[self.subcommand]
+        sharded = section.trainer.strategy == FSDP2.strategy_name
         del section.data["name"]  # the class is chosen: it takes the other options only
         try:
-            super().instantiate_classes()
+            with weights_later() if sharded else nullcontext():
+                super().instantiate_classes()
         except (ValueError, TypeError) as error:
             if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise

@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from lit_modules.data.registry import saved_state
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training import checkpoint
+from lit_modules.training.sharded_checkpoint import is_sharded_checkpoint, read_shards
 from mixers.checks import MissingFileError, UsageError
 
 
@@ -24,10 +25,10 @@ class Pretrained(NamedTuple):
 
 def read(init_from: str | Path, root: str | Path) -> Pretrained:
     """The model that `init_from` names: a checkpoint of `fit`, or `last`, the newest of all runs below `root`."""
-    if init_from != "last" and not Path(init_from).is_file():
+    if init_from != "last" and not checkpoint.main_file(Path(init_from)).is_file():
         raise MissingFileError(f"init_from={str(init_from)!r} is no file: write the path of a .ckpt, or last.")
     path = checkpoint.find(init_from, root)
-    content = checkpoint.read_file(path)
+    content = read_shards(path) if is_sharded_checkpoint(path) else checkpoint.read_file(path)
     weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
     tokenizer = Tokenizer.from_json(saved_state(content)["tokenizer"])
     return Pretrained(path, content["hyper_parameters"], weights, tokenizer)

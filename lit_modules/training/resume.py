@@ -8,7 +8,7 @@ import yaml
 
 from lit_modules.data import registry
 from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
-from lit_modules.training.checkpoint import Options, run_folder
+from lit_modules.training.checkpoint import Options, main_file, run_folder
 from lit_modules.training.mixer_config import complete
 from lit_modules.training.pretrained import Pretrained
 from mixers import LanguageModel
@@ -24,7 +24,7 @@ def as_config(path: Path, content: Options, data: str) -> Options:
     """
     model, own = content["hyper_parameters"], content["datamodule_hyper_parameters"]
     if data != registry.saved_name(content):
-        own = {"tokenizer": str(path)}
+        own = {"tokenizer": str(main_file(path))}
     config = (run_folder(path) or path) / "config.yaml"  # no file where the checkpoint was moved
     run = yaml.safe_load(config.read_text("utf-8")) if config.is_file() else {}
     return {
@@ -40,7 +40,7 @@ def start_config(start: Pretrained) -> Options:
     """The options of a new run that its first weights decide, as a config of `fit`."""
     known = signature(LanguageModel).parameters.keys() - FOLLOWING
     model = {name: value for name, value in start.options.items() if name in known}
-    return {"model": model, "data": {"tokenizer": str(start.path)}}
+    return {"model": model, "data": {"tokenizer": str(main_file(start.path))}}
 
 
 def check(content: Options, options: Options) -> None:
