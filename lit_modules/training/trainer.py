@@ -211,10 +211,7 @@ class Trainer(pl.Trainer):
         """
         path = self._file(ckpt_path)
         if isinstance(datamodule, LanguageData) and not isinstance(datamodule, Text):
-            raise UsageError(
-                f"test measures text, and corpus={datamodule.corpus!r} is other data: measure it with validate, or "
-                "give test --data=text and a corpus."
-            )
+            raise UsageError(f"test measures text, not {datamodule.corpus!r}: use validate, or give --data=text.")
         if not isinstance(datamodule, Text):
             if corpora or max_tokens is not None:
                 raise UsageError(f"corpora={corpora} and max_tokens={max_tokens} need the run's Text as datamodule.")
