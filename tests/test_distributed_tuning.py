@@ -1,0 +1,42 @@
+"""Fine-tuning on two processes: the loss is the mean over all responses' tokens, however they are shared out."""
+
+from pathlib import Path
+
+import pytest
+from small_distributed import fit, on, saved, start
+from small_pairs import write_rows
+from small_runs import write_text
+
+from lit_modules.main import main
+
+STRATEGIES = {"one": [], "ddp": on(2, "ddp"), "fsdp2": on(2, "fsdp2")}
+BASE = "--init_from=base/retention/version_0/checkpoints/last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs that start from one checkpoint."""
+    folder = tmp_path_factory.mktemp("tuned")
+    rows = [{"prompt": "say", "response": "yes " * length} for length in (1, 10) * 20]  # as unequal as can be
+    write_rows(folder / "pairs.jsonl", rows[:-4])
+    write_rows(folder / "held_out.jsonl", rows[-4:])
+    data = ["--data=instructions", "--data.corpus=pairs.jsonl", "--data.validation=held_out.jsonl"]
+    tune = [*data, "--data.block_size=64", "--data.batch_size=2", "--trainer.limit_val_batches=null", BASE]
+    jobs = {name: fit(name, *tune, *words) for name, words in STRATEGIES.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_text(Path("corpus.txt"))
+        main(fit("base"))
+        main(jobs.pop("one"))
+    ended = start(folder, list(jobs.values()))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_two_processes_learn_what_one_does(runs: Path, name: str):
+    def loss(run: str) -> float:
+        states = saved(runs / run)["callbacks"].values()
+        return next(state["best_model_score"].item() for state in states if "best_model_score" in state)
+
+    assert loss(name) == pytest.approx(loss("one"), rel=1e-4)
