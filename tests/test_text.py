@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_text import WORDS, SaveWhen, first, text, trained
 
-from lit_modules.data import token_file, tokenizer
+from lit_modules.data import tokenise, tokenizer
 from lit_modules.data.datamodule import Text
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -69,7 +69,7 @@ def test_a_second_start_trains_and_tokenises_nothing(corpus: str, monkeypatch: p
         raise AssertionError("made again")
 
     monkeypatch.setattr(tokenizer, "train_bpe", fail)
-    monkeypatch.setattr(token_file, "_write", fail)
+    monkeypatch.setattr(tokenise, "_build", fail)
     again = text(corpus, tokenizer="bpe", vocab_size=300)
     again.prepare_data()
     again.setup("fit")

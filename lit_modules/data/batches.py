@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_modules.data.token_file import TokenFile
+from lit_modules.data.token_file import Ids, TokenFile
 from mixers.checks import UsageError
 
 
@@ -47,7 +47,7 @@ class Blocks(Dataset[Tensor]):
         return torch.from_numpy(tokens if self.bos_token is None else np.insert(tokens, 0, self.bos_token))
 
     @cached_property
-    def _ids(self) -> np.ndarray:
+    def _ids(self) -> Ids:
         return self.file.open()
 
     def __getstate__(self) -> dict[str, object]:  # a pickled memory map is a copy of the file: workers open their own

@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from lit_modules.console import did_you_mean
 from lit_modules.data.packaged import PACKAGED
@@ -14,6 +15,16 @@ from lit_modules.data.readers import READERS, check_field, read_files, read_rows
 from mixers.checks import MissingFileError, UsageError
 
 Documents = Callable[[], Iterable[str]]
+
+
+class Part(NamedTuple):
+    """A piece of a corpus that one process reads; it can be pickled."""
+
+    name: str  # for messages
+    size: int  # bytes, for the progress bar; 0 if unknown
+    read: Callable[[], Iterator[tuple[str, str]]]  # each document with its split, in order
+
+
 PERIOD = 10
 HELD_OUT = {4: "test", 9: "validation"}  # places in ten documents
 
@@ -28,6 +39,17 @@ class Corpus:
     name: str  # as the user called it
     key: str  # a digest that changes whenever the documents do
     splits: dict[str, Documents]
+
+    @property
+    def parts(self) -> list[Part]:
+        """What to tokenise; every document is read once for all splits."""
+        own = {split: documents for split, documents in self.splits.items() if split != "unseen"}
+        return [Part(self.name, 0, partial(_labelled, own))]
+
+    @property
+    def unseen_parts(self) -> list[Part]:
+        """The same of "unseen"."""
+        return [Part(self.name, 0, partial(_labelled, {"unseen": self.splits["unseen"]}))]
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents with text of a split, one at a time; raises ValueError if there are none, or no such split."""
@@ -83,6 +105,11 @@ def split_documents(documents: Documents, missing: Collection[str] = ("test", "v
     at a line end where there is one. `missing` are the splits wanted beside training.
     """
     return {split: partial(_part, split, documents, missing) for split in ("train", *missing)}
+
+
+def _labelled(splits: dict[str, Documents]) -> Iterator[tuple[str, str]]:
+    for split, documents in splits.items():
+        yield from ((split, document) for document in _with_text(documents()))
 
 
 def _corpus(name: str, content: Iterable[str], documents: Documents) -> Corpus:

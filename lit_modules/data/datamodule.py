@@ -14,8 +14,9 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.data.batches import Blocks, Loader, SizedLoader, shuffled_batches
 from lit_modules.data.cache import cached_path, default_cache
-from lit_modules.data.corpora import Corpus, corpus_name, load_corpus
-from lit_modules.data.token_file import TokenFile, token_file
+from lit_modules.data.corpora import Corpus, Part, corpus_name, load_corpus
+from lit_modules.data.token_file import TokenFile
+from lit_modules.data.tokenise import token_files
 from lit_modules.data.tokenizer import Tokenizer, cached_bpe, read_tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
@@ -132,13 +133,17 @@ class Text(LightningDataModule):
 
     def token_file(self, split: Literal["train", "validation", "test"]) -> TokenFile:
         """The tokens of a split, end tokens included; they are written when first asked for."""
+        corpus = self._documents
+        if not self._files:
+            self._files = self._tokens(corpus, "own", corpus.parts)
         if split not in self._files:
-            self._files[split] = self._tokens(self._documents, split)
+            corpus.documents(split)  # raises, and says why there are none
         return self._files[split]
 
     def other_corpus(self, corpus: str, text_field: str) -> TokenFile:
         """The tokens, by this text's tokenizer, of another corpus: of its own test split or else of all of it."""
-        return self._tokens(load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir), "unseen")
+        other = load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir)
+        return self._tokens(other, "unseen", other.unseen_parts)["unseen"]
 
     @cached_property
     def _documents(self) -> Corpus:
@@ -205,9 +210,9 @@ class Text(LightningDataModule):
         """Whether the training split is needed: always but in a trainer that only evaluates."""
         return self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING)
 
-    def _tokens(self, corpus: Corpus, split: str) -> TokenFile:
-        path = cached_path(self.cache_dir / "tokens", ".bin", corpus.key, split, self.tokenizer.to_json())
-        return token_file(path, partial(corpus.documents, split), self.tokenizer)
+    def _tokens(self, corpus: Corpus, splits: str, parts: list[Part]) -> dict[str, TokenFile]:
+        path = cached_path(self.cache_dir / "tokens", ".json", corpus.key, splits, self.tokenizer.to_json())
+        return token_files(path, parts, self.tokenizer)
 
     def _order(self) -> dict[str, Any]:
         """All that the blocks and their training order depend on."""
