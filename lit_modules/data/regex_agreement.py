@@ -16,9 +16,9 @@ UNICODE = 0x110000  # code points
 UNSEEN, SAME, DIFFERENT = 0, 1, 2
 CLASS = r"\\[pP]\{\w+\}|\\[sS]"
 COMMON = re.compile(
-    rf"(?:{CLASS}|\\[rnt]|\(\?(?:[:!=]|i:)|[()|?*+]|\[\^?|\]|\{{\d+(?:,\d*)?\}}|[^\\\[\]^$(){{}}|?*+.])+"
+    rf"(?:{CLASS}|\\[rnt]|\((?:\?(?:[:!=]|i:)|(?!\?))|[)|?*+]|\[\^?|\]|\{{\d+(?:,\d*)?\}}|[^\\\[\]^$(){{}}|?*+.])+"
 )
-UNLIKE = re.compile(r"\}\+|&&|--|~~")  # possessive for one engine only; operators on classes for one only
+UNLIKE = re.compile(r"\d\}\+|\[[^\]]*\[|&&|--|~~")  # possessive for one engine only; classes inside classes
 FOLDED = "(?i:"  # letters by either case: some characters outside ASCII are the other case of one inside
 
 
