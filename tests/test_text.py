@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_text import WORDS, SaveWhen, first, text, trained
 
-from lit_modules.data import tokenise, tokenizer
+from lit_modules.data import bpe, tokenise
 from lit_modules.data.datamodule import Text
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -68,7 +68,7 @@ def test_a_second_start_trains_and_tokenises_nothing(corpus: str, monkeypatch: p
     def fail(*args: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(tokenizer, "train_bpe", fail)
+    monkeypatch.setattr(bpe, "train_bpe", fail)
     monkeypatch.setattr(tokenise, "_build", fail)
     again = text(corpus, tokenizer="bpe", vocab_size=300)
     again.prepare_data()

@@ -13,11 +13,12 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.data.batches import Blocks, Loader, SizedLoader, shuffled_batches
+from lit_modules.data.bpe import cached_bpe, training_text
 from lit_modules.data.cache import cached_path, default_cache
 from lit_modules.data.corpora import Corpus, Part, corpus_name, load_corpus
 from lit_modules.data.token_file import TokenFile
 from lit_modules.data.tokenise import token_files
-from lit_modules.data.tokenizer import Tokenizer, cached_bpe, read_tokenizer
+from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
 
@@ -103,7 +104,7 @@ class Text(LightningDataModule):
             return read_tokenizer(self._tokenizer, cache_dir=self.cache_dir)
         corpus, size = self._documents, self.hparams["vocab_size"]
         path = cached_path(self.cache_dir / "tokenizers", ".json", corpus.key, str(size))
-        return cached_bpe(path, partial(corpus.documents, "train"), size)
+        return cached_bpe(path, partial(training_text, corpus), size)
 
     @property
     def vocab_size(self) -> int:

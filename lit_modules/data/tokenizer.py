@@ -11,16 +11,17 @@ import tokenizers
 import torch
 from jsonargparse.typing import register_type
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence
 from tokenizers.trainers import BpeTrainer
 
 from lit_modules.console import did_you_mean
-from lit_modules.data.cache import built_once, replace_text
 from lit_modules.data.fast_bpe import BYTES, ByteTable, FastBPE, byte_symbols, fast_bpe
 from mixers.checks import MissingFileError, UsageError
 
 END = "<|endoftext|>"
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")  # what tokenizers may call it, tried in this order
+# Bytes of a word that a BPE is trained on: text without spaces is one word, and each merge reads all words it is in.
+LONGEST_WORD = 256
 PIECE = 2**18  # characters: the library takes some eighty bytes of memory for each that it is given at once
 
 
@@ -139,20 +140,13 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
             f"write {BYTES + 1} (every byte and the end of text) or more."
         )
     inner, alphabet = _byte_level(BPE(), use_regex=True), ByteLevel.alphabet()
+    cut = inner.pre_tokenizer
+    inner.pre_tokenizer = Sequence([cut, FixedLength(LONGEST_WORD)])
     trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    inner.train_from_iterator((piece for document in documents for piece in pieces(document)), trainer)
+    texts = (piece for document in documents for piece in pieces(well_formed(document)))
+    inner.train_from_iterator(texts, trainer)
+    inner.pre_tokenizer = cut
     return Tokenizer(inner)
-
-
-def cached_bpe(path: Path, documents: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
-    """The BPE at `path`, which is trained on `documents` first if it is not there or damaged."""
-
-    def train(path: Path) -> Tokenizer:
-        tokenizer = train_bpe(documents(), vocab_size)
-        replace_text(path, tokenizer.to_json())
-        return tokenizer
-
-    return built_once(path, lambda path: Tokenizer.from_json(path.read_text(encoding="utf-8")), train)
 
 
 def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
