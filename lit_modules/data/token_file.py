@@ -31,6 +31,11 @@ class TokenFile:
         """Bytes of the file."""
         return self.tokens * np.dtype(self.dtype).itemsize
 
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of the documents per token, ends included."""
+        return self.bytes / self.tokens
+
     def open(self) -> "Ids":
         """The ids, memory-mapped."""
         return Ids(self)

@@ -52,6 +52,10 @@ class Tokenizer:
         """The ids of a text, without `end`."""
         return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """The ids of several texts, as lists."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
+
     def encode_arrays(self, texts: list[str]) -> list[np.ndarray]:
         """The same ids of several texts, each (tokens,); much faster for byte-level BPE, see `fast_bpe`."""
         found = [None] * len(texts) if self._fast is None else self._fast.encode(texts)
