@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_a_large_corpus_gives_the_beginning_of_each_part(
     sizes: tuple[int, int], lengths: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe, "TRAINING_TEXT", 100)
-    parts = [part([letter * 30] * 20)._replace(size=size) for letter, size in zip("ab", sizes, strict=True)]
+    parts = [replace(part([letter * 30] * 20), size=size) for letter, size in zip("ab", sizes, strict=True)]
     text = "".join(training_text(Given(*parts)))
     assert [text.count(letter) for letter in "ab"] == lengths
     assert text == "a" * lengths[0] + "b" * lengths[1]

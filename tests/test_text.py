@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_text import WORDS, SaveWhen, first, text, trained
+from small_text import WORDS, SaveWhen, first, held_out, text, trained
 
 from lit_modules.data import bpe, tokenise
 from lit_modules.data.datamodule import Text
@@ -92,10 +92,10 @@ def test_a_bpe_is_trained_on_the_training_split_alone(tmp_path: Path) -> None:
 
 def test_the_numbers_about_the_text_are_right(corpus: str) -> None:
     data = text(corpus)
-    validation = sum(len(word.encode()) for word in WORDS[9::10])
+    validation = sum(len(word.encode()) for word in held_out("validation"))
     assert (data.vocab_size, data.end) == (257, 256)
     assert data.token_file("validation").tokens == validation + 6
-    test = sum(len(word.encode()) for word in WORDS[4::10])
+    test = sum(len(word.encode()) for word in held_out("test"))
     assert data.token_file("train").tokens == sum(len(word.encode()) for word in WORDS) - validation - test + 48
     assert data.bytes_per_token == validation / (validation + 6)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from small_text import WORDS, SaveWhen, first, text, trained
+from small_text import SaveWhen, first, held_out, text, trained
 
 from lit_modules.data.batches import sequential_batches
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 def test_blocks_are_the_token_file_cut_without_overlap(corpus: str) -> None:
     data = text(corpus)
     tokens = torch.tensor([token for batch in data.val_dataloader() for row in batch for token in row[:-1].tolist()])
-    validation = [token for word in WORDS[9::10] for token in [*word.encode(), data.end]]
+    validation = [token for word in held_out("validation") for token in [*word.encode(), data.end]]
     assert tokens.tolist() == validation[: (len(validation) - 1) // 7 * 7]
 
 
@@ -32,7 +32,7 @@ def test_bos_puts_an_end_before_every_block(corpus: str) -> None:
     data = text(corpus, bos=True)
     blocks = torch.cat(list(data.val_dataloader()))
     assert (blocks[:, 0] == data.end).all()
-    validation = [token for word in WORDS[9::10] for token in [*word.encode(), data.end]]
+    validation = [token for word in held_out("validation") for token in [*word.encode(), data.end]]
     assert blocks[:, 1:].flatten().tolist() == validation[: len(validation) // 7 * 7]
 
 

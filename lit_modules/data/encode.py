@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from lit_modules.data.cache import MISSING_OR_DAMAGED, replace_text, writing
-from lit_modules.data.corpora import Part
+from lit_modules.data.splits import Part
 from lit_modules.data.tokenizer import Tokenizer, pieces, well_formed
 
 BATCH = 2**20  # characters that are encoded at once

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import loky
 
-from lit_modules.data.corpora import Part
 from lit_modules.data.encode import encode_group
+from lit_modules.data.splits import Part
 from lit_modules.data.tokenizer import Tokenizer
 from mixers.checks import UsageError
 

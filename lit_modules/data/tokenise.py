@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 
 from lit_modules.data.cache import built_once, replace_text, writing
-from lit_modules.data.corpora import Part
 from lit_modules.data.encode import Facts, encode_group, finished, id_dtype
 from lit_modules.data.pool import Group, encode_in_pool, processes
+from lit_modules.data.splits import Part
 from lit_modules.data.token_file import CHUNK, TokenFile, digest
 from lit_modules.data.tokenizer import Tokenizer
 
