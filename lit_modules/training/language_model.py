@@ -103,12 +103,10 @@ class LitLanguageModel(pl.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
         loaders = self.trainer.val_dataloaders
-        count = len(loaders) if isinstance(loaders, list) else 1
-        self._val_losses = [MeanMetric(nan_strategy="disable") for _ in range(count)]
+        self._val_losses = [mean_loss() for _ in range(len(loaders) if isinstance(loaders, list) else 1)]
         for loss in self._val_losses:
-            loss.set_dtype(SUM_DTYPE).to(self.device)
+            loss.to(self.device)
 
     def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._val_losses[dataloader_idx].update(self.model.losses(batch[:, :-1], batch[:, 1:]))
@@ -184,3 +182,11 @@ class LitLanguageModel(pl.LightningModule):
         options = self.hparams
         groups = parameter_groups(self.model, lr=options["lr"], weight_decay=options["weight_decay"])
         return [{**group, "betas": tuple(options["betas"])} for group in groups]
+
+
+def mean_loss() -> MeanMetric:
+    """The mean of losses over tokens, each alike."""
+    # Not to look for NaN, which it would leave out, also means to ignore weights.
+    metric = MeanMetric(nan_strategy="disable")
+    metric.set_dtype(SUM_DTYPE)
+    return metric
