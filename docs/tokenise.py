@@ -12,20 +12,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
 import loky
 import tokenizers
 
-from lit_modules.data.corpora import Part
+from lit_modules.data.corpora import Part, load_corpus
 from lit_modules.data.packaged import code, sotu
-from lit_modules.data.readers import read_files
 from lit_modules.data.token_file import CHUNK, TokenFile, digest
-from lit_modules.data.tokenise import token_files
+from lit_modules.data.tokenise import GROUP, token_files
 from lit_modules.data.tokenizer import END, Tokenizer
 
 MB = 10**6
@@ -58,15 +55,9 @@ def write_corpus(folder: Path, megabytes: int) -> None:
                     file.write(row + "\n")
 
 
-def read(path: Path) -> Iterator[tuple[str, str]]:
-    """The documents of a file, every tenth for validation."""
-    for index, document in enumerate(read_files([path], "text")):
-        yield ("validation" if index % 10 == 9 else "train"), document
-
-
 def parts(folder: Path) -> list[Part]:
-    """A part a file."""
-    return [Part(path.name, path.stat().st_size, partial(read, path)) for path in sorted(folder.glob("*.jsonl"))]
+    """The corpus as `Text` has it."""
+    return load_corpus(str(folder), cache_dir=folder.parent).parts
 
 
 def tokenise(folder: Path, cache: Path) -> dict[str, TokenFile]:
@@ -112,9 +103,9 @@ def _proportional(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
-def speed(path: Path) -> tuple[float, float, int]:
+def speed(part: Part) -> tuple[float, float, int]:
     """MB of text that a core encodes in a second of its time, the library's, and the documents with the same ids."""
-    documents, tokenizer = [document for _, document in read(path)], gpt2()
+    documents, tokenizer = [document for _, document in part.read()], gpt2()
     tokenizer.encode_arrays(["begin"])
     start = time.process_time()
     found = [ids for at in range(0, len(documents), 300) for ids in tokenizer.encode_arrays(documents[at : at + 300])]
@@ -145,7 +136,7 @@ def report(folder: Path, megabytes: int) -> None:
     print(f"{loky.cpu_count()} cores; {os.getloadavg()[0]:.1f} other processes were busy at the start.\n")
     row("what", "result")
     row("---", "---")
-    ours, library, checked = speed(next(iter(sorted(corpus.glob("*.jsonl")))))
+    ours, library, checked = speed(parts(corpus)[0])
     row("a core encodes in a second of its time", f"{ours:.1f} MB")
     row("the `tokenizers` library does", f"{library:.1f} MB")
     row("documents compared with the library: the same ids", f"{checked} of {checked}")
@@ -158,7 +149,7 @@ def report(folder: Path, megabytes: int) -> None:
     row("tokens", f"{sum(file.tokens for file in files.values()):,}")
 
     killed = Run(corpus, folder / "killed")
-    half = len(parts(corpus)) // 2
+    half = size * MB // GROUP // 2
     while len(list((folder / "killed").glob("*.groups/*.json"))) < half:
         time.sleep(0.1)
     killed.process.send_signal(signal.SIGKILL)

@@ -1,7 +1,7 @@
 """The BPE of a corpus: trained on a fair share of each of its parts, and kept."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def training_text(corpus: Corpus) -> Iterator[str]:
                 left -= len(document)
 
 
-def _shares(parts: list[Part]) -> list[int]:
+def _shares(parts: Sequence[Part]) -> list[int]:
     """How many characters each part gives at most."""
     sizes = [part.size for part in parts] if all(part.size for part in parts) else [1] * len(parts)
     return [-(-TRAINING_TEXT * size // sum(sizes)) for size in sizes]

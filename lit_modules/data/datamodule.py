@@ -47,8 +47,9 @@ class Text(LightningDataModule):
             row is a document. Several with their weights are a mixture: `{sotu: 0.7, code: 0.3}`. In Python also a list
             of documents.
         text_field: The field that holds the text in the rows of .jsonl and .parquet files and of data sets.
-        tokenizer: `bpe` (byte-level, trained on the training split), `bytes`, a tokenizer.json file, the tokenizer
-            of a checkpoint (.ckpt file), or a model's name on the Hub as `owner/name`. In Python also a tokenizer.
+        tokenizer: `bpe` (byte-level, trained on the training split, of a large one on 2^28 characters from all of it),
+            `bytes`, a tokenizer.json file, the tokenizer of a checkpoint (.ckpt file), or a model's name on the Hub as
+            `owner/name`. In Python also a tokenizer.
         vocab_size: Ids of the `bpe` tokenizer; little text gives fewer. Other tokenizers have their own number.
         block_size: Tokens to predict in a sequence.
         batch_size: Sequences in an optimizer step over all processes together, each of which gets its equal share (with
