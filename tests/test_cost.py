@@ -9,7 +9,7 @@ import torch
 from small_study import prepare
 
 from lit_modules.commands.compare import cost
-from lit_modules.commands.compare.cost import Cost, exponent, measure_costs
+from lit_modules.commands.compare.cost import exponent, measure_costs
 from lit_modules.commands.compare.study import read_study
 from mixers import Retention
 from mixers.benchmark import Row
@@ -28,10 +28,10 @@ def test_a_model_that_does_not_fit_is_a_gap_that_says_so(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Retention, "forward", out_of_memory)
     costs = measure_costs(read_study(prepare(tmp_path)), 257, torch.float32, torch.device("cpu"))
-    assert costs["RetNet"].tokens_per_second is None
-    assert costs["RetNet"].note == "out of memory"
-    assert costs["Linear, one head"].tokens_per_second is not None
-    assert costs["Linear, one head"].speed is None, "there is no first row's to compare with"
+    assert costs["RetNet"]["tokens_per_second"] is None
+    assert costs["RetNet"]["note"] == "out of memory"
+    assert costs["Linear, one head"]["tokens_per_second"] is not None
+    assert costs["Linear, one head"]["speed"] is None, "there is no first row's to compare with"
 
 
 def test_ratios_are_of_times_in_the_same_round(tmp_path: Path, monkeypatch) -> None:
@@ -47,13 +47,13 @@ def test_ratios_are_of_times_in_the_same_round(tmp_path: Path, monkeypatch) -> N
 
     monkeypatch.setattr(cost, "measure", measured)
     costs = measure_costs(study, 257, torch.float32, torch.device("cpu"))
-    assert costs["Linear, one head"].speed == [0.5, 0.5, 0.5], "however much else the machine did"
-    assert costs["RetNet"].longer_context == [2, 2, 2]
-    assert costs["RetNet"].token_seconds[1] == [2 * 64, 2 * 128], "medians of what was measured"
+    assert costs["Linear, one head"]["speed"] == [0.5, 0.5, 0.5], "however much else the machine did"
+    assert costs["RetNet"]["longer_context"] == [2, 2, 2]
+    assert costs["RetNet"]["token_seconds"][1] == [2 * 64, 2 * 128], "medians of what was measured"
 
 
 def test_what_is_kept_as_json_comes_back(tmp_path: Path) -> None:
     study = read_study(prepare(tmp_path))
     costs = measure_costs(study, 257, torch.float32, torch.device("cpu"))
     for one in costs.values():
-        assert Cost(**json.loads(json.dumps(one._asdict()))) == one
+        assert json.loads(json.dumps(one)) == one

@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import torch
 
 from mixers.benchmark import Case, Phase, Target, layer
-from mixers.benchmark.work import PIECE, Unavailable, Workload, inferring, parameters, state_bytes, step
+from mixers.benchmark.work import PIECE, Unavailable, Workload, inferring, parameters, step
 
 HEADS = 4  # of retention at width 1024, as in the paper
 CHUNK = 512  # recurrent_chunk_size of the authors' configuration
@@ -56,7 +56,7 @@ def llama(what: Phase, at: Case) -> Workload:
     with torch.inference_mode():
         for piece in ids.split(PIECE, dim=1):
             model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    size = state_bytes([(own.keys, own.values) for own in cache.layers]) // at.batch_size
+    size = sum(own.keys.nbytes + own.values.nbytes for own in cache.layers) // at.batch_size
     token = ids[:, -1:]
     return Workload(inferring(lambda: model(token, past_key_values=cache, use_cache=True)), parameters(model), size)
 

@@ -36,9 +36,10 @@ class Blocks(Dataset[Tensor]):
         self.tokens = min(self.file.tokens - self.before, self.max_tokens or self.file.tokens)
         if self.tokens < self.block_size:
             option = "data.block_size" if self.context is None else "contexts"
+            larger = ", a larger data.val_tokens or max_tokens" if self.max_tokens else ""
             raise UsageError(
                 f"{self.whose} has {self.tokens} tokens, too few for {option}={self.block_size}: "
-                f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
+                f"write a smaller number there{larger} or give more text."
             )
 
     def __len__(self) -> int:

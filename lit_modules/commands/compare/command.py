@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import sys
+from itertools import filterfalse
 
 from lit_modules.commands.compare import report, tables
 from lit_modules.commands.compare.cost import costs_of
@@ -49,11 +50,10 @@ def compare(
     """
     asked = read_study(study, folder)
     runs, results, measured_on = asked.runs(rows, seeds), kept_results(asked), device(accelerator)
-    for run in asked.runs():
-        if not results.over(run):
-            check_same(run)
+    for run in filterfalse(results.over, asked.runs()):
+        check_same(run)
     results = results.add(asked.runs())
-    todo = [run for run in runs if not results.over(run)]
+    todo = list(filterfalse(results.over, runs))
     if todo:
         check(asked)
         check_corpora(asked)
@@ -67,7 +67,7 @@ def compare(
         raise
     results = results.add(asked.runs())
     results.keep()
-    complete = all(results.over(run) for run in asked.runs())
+    complete = all(map(results.over, asked.runs()))
     page = report.write(results, costs_of(asked, measured_on, measure=complete))
     report.write_tensorboard(results)
     print(f"\n{tables.quality(results).data.to_string(index_names=False)}\n\nreport: {short_path(page)}", flush=True)

@@ -25,63 +25,39 @@ SHORT = 64  # tokens of the short sequences that one long one is compared with
 
 Spread = list[float]  # median, lowest and highest of what each round gave once
 Growth = list[list[Any]]  # lengths, and a quantity at each; None where it could not be measured
-
-
-class Cost(NamedTuple):
-    """The cost of one row's model. Ratios are of times in the same round."""
-
-    parameters: int
-    tokens_per_second: float | None  # in training, at the study's batch
-    speed: Spread | None  # of that, over the first row's
-    peak_bytes: float | None  # of a training step there
-    one_sequence: Spread | None  # time of training on one long sequence, over that on as many tokens in short ones
-    longer_context: Spread | None  # time of one more token after the longest length, over that after the shortest
-    token_seconds: Growth  # of one more token after so many
-    state_bytes: Growth  # of a sequence after so many
-    training_bytes: Growth  # peak of a training step on one sequence
-    note: str
+Cost = dict[str, Any]  # of one row's model
 
 
 class Costs(NamedTuple):
     """The cost of each row, and the machine that it was measured on."""
 
-    rows: dict[str, Cost]
+    rows: pd.DataFrame
     machine: dict[str, str]
+
+    @property
+    def lengths(self) -> list[int]:
+        lengths, _ = self.rows["state_bytes"].iloc[0]
+        return lengths
 
 
 def costs_of(study: Study, device: torch.device, *, measure: bool) -> Costs | None:
-    """What is kept in cost.json, so that a report written again has the same; else measured, if asked and possible.
-
-    Args:
-        study: The study.
-        device: Where to measure.
-        measure: Whether to, if nothing is kept.
-    """
+    """What is kept in cost.json, so that a report written again has the same; else measured, if asked and possible."""
     kept = study.folder / "cost.json"
-    if kept.is_file():
-        content = json.loads(kept.read_text(encoding="utf-8"))
-        return Costs({row: Cost(**cost) for row, cost in content["rows"].items()}, content["machine"])
-    trained = [run.folder / LAST for run in study.runs() if (run.folder / LAST).is_file()]
-    if not (measure and trained):
-        return None
-    vocab_size: int = checkpoint.read_file(trained[0])["hyper_parameters"]["vocab_size"]
-    dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
-    print(f"\nmeasuring the cost of each row: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
-    costs = Costs(measure_costs(study, vocab_size, dtype, device), machine(device))
-    rows = {row: cost._asdict() for row, cost in costs.rows.items()}
-    replace_text(kept, json.dumps({"machine": costs.machine, "rows": rows}))
-    return costs
+    if not kept.is_file():
+        trained = [run.folder / LAST for run in study.runs() if (run.folder / LAST).is_file()]
+        if not (measure and trained):
+            return None
+        vocab_size: int = checkpoint.read_file(trained[0])["hyper_parameters"]["vocab_size"]
+        dtype = torch.bfloat16 if "bf16" in best_precision(device.type).name else torch.float32
+        print(f"\nmeasuring the cost of each row: {len(study.rows)} rows, {study.cost.rounds} rounds", flush=True)
+        rows = measure_costs(study, vocab_size, dtype, device)
+        replace_text(kept, json.dumps({"machine": machine(device), "rows": rows}))
+    content = json.loads(kept.read_text(encoding="utf-8"))
+    return Costs(pd.DataFrame.from_dict(content["rows"], orient="index"), content["machine"])
 
 
 def measure_costs(study: Study, vocab_size: int, dtype: torch.dtype, device: torch.device) -> dict[str, Cost]:
-    """The cost of every row's model, the rows taking turns.
-
-    Args:
-        study: The study.
-        vocab_size: Number of distinct tokens.
-        dtype: Half precision for training in autocast; one more token is always float32.
-        device: Where to measure.
-    """
+    """The cost of every row's model, the rows taking turns. `dtype` is that of training; decoding is in float32."""
     models = {row: language_model(partial(build_model, study.options(row)["model"])) for row in study.rows}
     cases = _cases(study, Case(length=0, vocab_size=vocab_size, dtype=dtype, device=device))
     found, rounds = [], study.cost.rounds
@@ -126,29 +102,24 @@ def _cases(study: Study, at: Case) -> dict[str, tuple[Phase, Case]]:
 
 
 def _cost(rows: pd.DataFrame, first: pd.DataFrame, lengths: list[int]) -> Cost:
-    """From a row's measurements, and the first row's: those of each case, one a round."""
-    seconds, usual = (one.pivot(index="turn", columns="case", values="seconds") for one in (rows, first))
-    medians = rows.groupby("case")[list(QUANTITIES)].median()
-
-    def median(quantity: str, case: str) -> float | None:
-        value = float(medians.at[case, quantity])
-        return None if math.isnan(value) else value
-
-    def growth(quantity: str, phase: Phase) -> Growth:
-        return [lengths, [median(quantity, f"{phase} {length}") for length in lengths]]
-
-    return Cost(
-        parameters=int(median("parameters", "usual") or 0),
-        tokens_per_second=median("tokens_per_second", "usual"),
-        speed=_spread(usual["usual"] / seconds["usual"]),
-        peak_bytes=median("peak_bytes", "usual"),
-        one_sequence=_spread(seconds[f"train {lengths[-1]}"] / seconds["short"]),
-        longer_context=_spread(seconds[f"decode {lengths[-1]}"] / seconds[f"decode {lengths[0]}"]),
-        token_seconds=growth("seconds", "decode"),
-        state_bytes=growth("state_bytes", "decode"),
-        training_bytes=growth("peak_bytes", "train"),
-        note="; ".join(rows["note"][rows["note"] != ""].unique()),
-    )
+    """From a row's measurements, and the first row's: those of each case, one a round. Ratios are of the same round."""
+    seconds, firsts = (one.pivot(index="turn", columns="case", values="seconds") for one in (rows, first))
+    medians = rows.groupby("case")[list(QUANTITIES)].median().astype(object)
+    medians = medians.where(medians.notna(), None)
+    usual = medians.loc["usual"]
+    train, decode = (medians.loc[[f"{phase} {length}" for length in lengths]] for phase in ("train", "decode"))
+    return {
+        "parameters": int(usual["parameters"] or 0),
+        "tokens_per_second": usual["tokens_per_second"],  # in training, at the study's batch
+        "speed": _spread(firsts["usual"] / seconds["usual"]),  # of that, over the first row's
+        "peak_bytes": usual["peak_bytes"],  # of a training step there
+        "one_sequence": _spread(seconds[f"train {lengths[-1]}"] / seconds["short"]),  # of as many tokens
+        "longer_context": _spread(seconds[f"decode {lengths[-1]}"] / seconds[f"decode {lengths[0]}"]),
+        "token_seconds": [lengths, decode["seconds"].tolist()],  # of one more token after so many
+        "state_bytes": [lengths, decode["state_bytes"].tolist()],  # of a sequence after so many
+        "training_bytes": [lengths, train["peak_bytes"].tolist()],  # peak of a training step on one sequence
+        "note": "; ".join(rows["note"][rows["note"] != ""].unique()),
+    }
 
 
 def _spread(ratios: pd.Series) -> Spread | None:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from lit_modules.commands import plots
 from lit_modules.commands.compare.cost import Costs
@@ -85,7 +86,7 @@ def positions(results: Results) -> Picture | None:
     axes.set_xticks(middles, labels=[f"{first:,}" for first in firsts])
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(8))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.4g}"))
+    axes.yaxis.set_major_formatter("{x:,.4g}")
     plots.finish(figure)
     note = "Means over seeds, of the positions from each tick to just before the next. Models trained on shorter "
     note += "sequences than these have never seen the positions at the right."
@@ -94,39 +95,33 @@ def positions(results: Results) -> Picture | None:
 
 def quality_against_cost(results: Results, costs: Costs) -> Picture | None:
     """Loss against training speed, and against the size of the state."""
-    losses = results.rows["loss"].dropna()
-    known = [row for row in losses.index if row in costs.rows]
-    if not known:
+    found = results.rows[["loss"]].dropna().sort_values("loss", kind="stable").join(costs.rows, how="inner")
+    if found.empty:
         return None
     figure = Figure(figsize=SIZE, layout="constrained")
     speed, state = figure.subplots(1, 2)
-    colours = {row: style["color"] for row, style in styles(results, known)}
-    by_loss = [(losses[row], costs.rows[row], row) for row in losses[known].sort_values(kind="stable").index]
-    speeds = [(loss, cost.tokens_per_second, row) for loss, cost, row in by_loss if cost.tokens_per_second]
-    sizes = [(loss, size / 1024, row) for loss, cost, row in by_loss if (size := cost.state_bytes[1][-1])]
+    sizes = found["state_bytes"].map(lambda growth: growth[1][-1]).astype(float) / 1024
     speed.set(xlabel="training speed, tokens/s (higher is better)")
-    longest = costs.rows[known[0]].state_bytes[0][-1]
-    state.set(xlabel=f"state after {longest:,} tokens, KiB (lower is better)", xscale="log")
-    for axes, points in ((speed, speeds), (state, sizes)):
+    state.set(xlabel=f"state after {costs.lengths[-1]:,} tokens, KiB (lower is better)", xscale="log")
+    for axes, cost in ((speed, found["tokens_per_second"].astype(float)), (state, sizes)):
         axes.set_ylabel("test loss, nats per token (lower is better)")
         axes.grid(visible=True, alpha=0.3)
-        _plot_named(axes, points, colours)
+        _plot_named(axes, cost[cost > 0], found["loss"], dict(styles(results, found.index)))
     note = "Mean test loss over seeds. Cost as in the table above."
     return picture(figure, "cost", "Quality against cost", note)
 
 
-def _plot_named(axes: Axes, points: Iterable[tuple[float, float, str]], colours: Mapping[str, Any]) -> None:
-    """Points (height, x, name), ascending, with their names in a column at the right, where none covers another."""
-    points = list(points)
-    for height, x, name in points:
-        axes.plot(x, height, marker="o", color=colours[name])
+def _plot_named(axes: Axes, costs: pd.Series, losses: pd.Series, styles: Mapping[str, Any]) -> None:
+    """Losses, ascending, against costs, with names in a column at the right, where none covers another."""
+    for name, cost in costs.items():
+        axes.plot(cost, losses[name], marker="o", color=styles[name]["color"])
     low, high = axes.get_ylim()
     place = low
-    for height, x, name in points:
-        place = max(height, place + (high - low) * LINE)
+    for name, cost in costs.items():
+        place = max(losses[name], place + (high - low) * LINE)
         axes.annotate(
-            name, (x, height), xytext=(1.02, place), textcoords=("axes fraction", "data"), fontsize=8, va="center",
-            arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6},
+            name, (cost, losses[name]), xytext=(1.02, place), textcoords=("axes fraction", "data"), fontsize=8,
+            va="center", arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.6},
         )  # fmt: skip
 
 

@@ -36,7 +36,8 @@ def write(results: Results, costs: Costs | None) -> Path:
             figures.quality_against_cost(results, costs),
             tables.the_papers_table(costs, results),
         ]
-    study, parts = results.study, [part for part in everything if part]
+    parts = [part for part in everything if part and not (isinstance(part, Table) and part.data.empty)]
+    study = results.study
     title = f"{study.name}: {len(study.rows)} rows, {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
     shared = {"seeds": study.seeds, "fit": study.fit, "rows": study.rows, "test": study.test}
     settings = yaml.safe_dump(shared, sort_keys=False, allow_unicode=True)
@@ -58,13 +59,11 @@ def write(results: Results, costs: Costs | None) -> Path:
 
 def rows(results: Results, costs: Costs | None) -> pd.DataFrame:
     """One line for each row, numbers in full."""
-    known = {
-        row: (cost.parameters, cost.tokens_per_second, cost.peak_bytes, cost.state_bytes[1][-1])
-        for row, cost in (costs.rows if costs else {}).items()
-    }
     columns = ["parameters", "tokens_per_second", "peak_bytes", "state_bytes"]
+    cost = pd.DataFrame(costs.rows if costs else None, columns=columns)
+    cost["state_bytes"] = cost["state_bytes"].map(lambda growth: growth[1][-1])  # after the longest
     others = {f"loss_{corpus}": results.on(corpus).mean(axis=1) for corpus in results.corpora[1:]}
-    table = results.rows.assign(**others).join(pd.DataFrame.from_dict(known, orient="index", columns=columns))
+    table = results.rows.assign(**others).join(cost)
     reasons = [
         "; ".join(f"seed {seed}: {reason}" for (name, seed), reason in results.failed.items() if name == row)
         for row in table.index
@@ -82,13 +81,13 @@ def write_tensorboard(results: Results) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with SummaryWriter(str(folder)) as writer:
         writer.add_text("report", (study.folder / "report" / "report.md").read_text(encoding="utf-8"))
-    for (row, seed), tested in results.of("corpora").groupby(["row", "seed"], sort=False):
+    for (row, seed), numbers in results.table.groupby(["row", "seed"], sort=False):
         run = study.run(row, seed)
         model = {name: value for name, value in run.options["model"].items() if isinstance(value, str | int | float)}
         made_of = {"row": row, "seed": seed, **model, "max_steps": run.options["trainer"]["max_steps"]}
+        kinds = ("corpora", "contexts", "positions")
+        tested, contexts, positions = (numbers[numbers["kind"] == kind] for kind in kinds)
         losses = {f"test/loss {corpus}": loss for corpus, loss in zip(tested["corpus"], tested["loss"], strict=True)}
-        numbers = results.table[(results.table["row"] == row) & (results.table["seed"] == seed)]
-        contexts, positions = (numbers[numbers["kind"] == kind] for kind in ("contexts", "positions"))
         losses |= {f"test/last {LAST} of {at}": loss for at, loss in zip(contexts["at"], contexts["loss"], strict=True)}
         with SummaryWriter(str(folder / run.folder.relative_to(study.folder))) as writer:
             writer.add_hparams(made_of, {"test/loss": tested["loss"].iloc[0], **losses}, run_name=".")

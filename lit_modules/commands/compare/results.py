@@ -4,7 +4,8 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import filterfalse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,6 @@ from lit_modules.commands.compare.study import Run, Study
 
 KEPT = "results.parquet"
 SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
-ALL_SCALARS = {"scalars": 0}  # TensorBoard's reader thins out what it is not told to keep
 
 # The columns of each table of `test`, as those of all results: `at` is the place that `kind` says, losses are nats per
 # token. A piece is a stretch of the training corpus's test text, a step one of training.
@@ -32,8 +32,8 @@ COLUMNS = {
     **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
     **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
 }
-DRAWS = 10_000  # of a bootstrap
 COVERED = 0.95
+STEPS = 100_000  # of an integral
 
 
 class Difference(NamedTuple):
@@ -46,17 +46,11 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True)
 class Results:
-    """The finished runs of a study, and why others failed.
-
-    Args:
-        study: The study.
-        table: A line for each number, with `COLUMNS`; without a seed it is a mean over seeds.
-        failed: The reason of each run that failed, by row and seed.
-    """
+    """The finished runs of a study, and why others failed."""
 
     study: Study
-    table: pd.DataFrame
-    failed: dict[tuple[str, int], str]
+    table: pd.DataFrame  # a line for each number, with `COLUMNS`; without a seed it is a mean over seeds
+    failed: dict[tuple[str, int], str]  # the reason of each run that failed, by row and seed
 
     @cached_property
     def _known(self) -> set[tuple[str, int]]:
@@ -69,9 +63,7 @@ class Results:
     def add(self, runs: Iterable[Run]) -> "Results":
         """These, and the results of those runs that have come to an end and are not among them yet."""
         found, failed = [self.table], dict(self.failed)
-        for run in runs:
-            if self.over(run):
-                continue
+        for run in filterfalse(self.over, runs):
             now = status(run)
             if now == "finished":
                 found.append(read(run, self.study.digest(run.row)))
@@ -114,21 +106,19 @@ class Results:
     @cached_property
     def rows(self) -> pd.DataFrame:
         """A line for each row of the study: finished runs, loss over seeds, and difference to the first row."""
-        finished = self.losses.dropna(how="all").index
-        apart = {row: self.difference(row, self.study.first) for row in finished if row != self.study.first}
-        known = {row: value for row, value in apart.items() if value is not None}
-        losses = {"loss": self.losses.mean(axis=1), "loss_deviation": self.losses.std(axis=1)}
-        return pd.DataFrame({"runs": self.losses.count(axis=1), **losses}).join(
-            pd.DataFrame.from_dict(known, orient="index", columns=["difference", "low", "high"], dtype=float)
-        )
+        losses, first = self.losses, self.study.first
+        apart = {row: self.difference(row, first) for row in losses.dropna(how="all").index if row != first}
+        differences = pd.DataFrame.from_dict(apart, orient="index", columns=["difference", "low", "high"], dtype=float)
+        columns = {"runs": losses.count(axis=1), "loss": losses.mean(axis=1), "loss_deviation": losses.std(axis=1)}
+        return pd.DataFrame(columns).join(differences)
 
     def mean(self, kind: str) -> pd.DataFrame:
         """Mean loss over seeds by row and `at`, of rows that have one."""
         found = self.of(kind).groupby(["row", "at"], sort=False)["loss"].mean().unstack()
         return found.reindex([row for row in self.study.rows if row in found.index])
 
-    def difference(self, row: str, other: str) -> Difference | None:
-        """A paired bootstrap over seeds and pieces of text; None where the two have no seed in common.
+    def difference(self, row: str, other: str) -> Difference:
+        """The paired difference over seeds and pieces of text; nan where the two have no seed in common.
 
         Runs with the same seed read the same text in the same order, and both are tested on the same pieces, so each
         pair of (seed, piece) gives one difference.
@@ -140,9 +130,9 @@ class Results:
         )
         seeds = ours.index.intersection(theirs.index)
         if seeds.empty:
-            return None
+            return Difference(math.nan, math.nan, math.nan)
         apart = ours["nats"].loc[seeds] - theirs["nats"].loc[seeds]
-        return bootstrap(apart.to_numpy(float), ours["tokens"].loc[seeds[0]].to_numpy(float))
+        return two_way(apart.to_numpy(float), ours["tokens"].loc[seeds[0]].to_numpy(float))
 
 
 def kept_results(study: Study) -> Results:
@@ -169,30 +159,43 @@ def read(run: Run, digest: str) -> pd.DataFrame:
 
 def _curve(folder: Path) -> pd.DataFrame:
     """Training loss by optimizer step, each the mean of the last logged ones."""
-    events = EventAccumulator(str(folder), ALL_SCALARS).Reload().Scalars("train/loss")
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars("train/loss")  # 0: without leaving any out
     logged = pd.Series({event.step: event.value for event in events}).sort_index()
     smooth = logged.rolling(min(SMOOTHED, len(logged))).mean().dropna()
     return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})
 
 
-def bootstrap(nats: np.ndarray, tokens: np.ndarray, *, seed: int = 0) -> Difference:
-    """The interval of a mean difference.
+def two_way(nats: np.ndarray, tokens: np.ndarray) -> Difference:
+    """The interval of a mean difference over seeds and pieces of text, both drawn at random (Howe's approximation).
 
-    Seeds and pieces are drawn anew with replacement, all pieces with the same seeds; with one seed only the pieces
-    vary, and the interval says nothing of other seeds.
+    The variance of the mean is that between pieces and, beside it, that between seeds; each counts with its own
+    Student's t, so that few seeds widen the interval as they should. With one seed only the pieces vary, and the
+    interval says nothing of other seeds.
 
     Args:
         nats: Summed differences, (seeds, pieces).
         tokens: In each piece, (pieces,).
-        seed: Of the draws.
     """
     seeds, pieces = nats.shape
     mean = float(nats.sum() / seeds / tokens.sum())
     if pieces == 1:
         return Difference(mean, math.nan, math.nan)
-    draw = np.random.default_rng(seed)
-    seed_counts = draw.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
-    piece_counts = draw.multinomial(pieces, np.full(pieces, 1 / pieces), DRAWS)
-    sums = ((seed_counts @ nats) * piece_counts).sum(1) / seeds
-    low, high = np.quantile(sums / (piece_counts @ tokens), [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    return Difference(mean, float(low), float(high))
+    apart = (nats - mean * tokens) / tokens.mean()
+    of_seeds, of_pieces = apart.mean(1, keepdims=True), apart.mean(0, keepdims=True)
+    square = student_t(pieces - 1) ** 2 * seeds * np.sum(of_pieces**2) / (pieces - 1)
+    if seeds > 1:
+        rest = np.sum((apart - of_seeds - of_pieces) ** 2) / (seeds - 1) / (pieces - 1)
+        between = pieces * np.sum(of_seeds**2) / (seeds - 1) - rest
+        square += student_t(seeds - 1) ** 2 * max(between, 0.0)
+    half = math.sqrt(square / seeds / pieces)
+    return Difference(mean, mean - half, mean + half)
+
+
+@cache
+def student_t(degrees: int) -> float:
+    """How many standard errors to each side cover 95 % with so many degrees of freedom."""
+    # With x = sqrt(n) tan u the density is cos(u)^(n-1), up to a factor, over a bounded range.
+    edges = np.linspace(0, math.pi / 2, STEPS + 1)
+    density = np.cos((edges[:-1] + edges[1:]) / 2) ** (degrees - 1)
+    covered = np.concatenate([[0.0], np.cumsum(density) / np.sum(density)])
+    return math.sqrt(degrees) * math.tan(float(np.interp(COVERED, covered, edges)))

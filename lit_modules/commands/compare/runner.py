@@ -29,10 +29,8 @@ LAST = "checkpoints/last.ckpt"
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
 
-Status = Literal["waiting", "begun", "trained", "finished", "failed"]
 
-
-def status(run: Run) -> Status:
+def status(run: Run) -> Literal["waiting", "begun", "trained", "finished", "failed"]:
     """How far a run has come, as its folder shows."""
     if why_it_failed(run):
         return "failed"
@@ -52,8 +50,7 @@ def why_it_failed(run: Run) -> str:
 
 def check_same(run: Run) -> None:
     """Raises UsageError if a run was begun with other options than it has now."""
-    begun_with = _options(run.folder / TRAINED_WITH)
-    if begun_with is None:
+    if (begun_with := _options(run.folder / TRAINED_WITH)) is None:
         return
     [there], [asked] = (pd.json_normalize(options).to_dict("records") for options in (begun_with, run.options))
     for name in sorted({*there, *asked} - FOLDERS):
@@ -67,16 +64,14 @@ def check_same(run: Run) -> None:
 def run_all(runs: Sequence[Run]) -> Iterator[Run]:
     """Trains and tests runs, yielding each when it is over. One that fails says why in its folder."""
     start, done = time.monotonic(), 0
-    for place, run in enumerate(runs):
+    for left, run in zip(range(len(runs), 0, -1), runs, strict=True):
         run.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(run.folder / "lock", timeout=0):
                 if status(run) not in ("finished", "failed"):  # another process may have come by
-                    left = f"{len(runs) - place} to do"
-                    if done:
-                        seconds = (time.monotonic() - start) / done * (len(runs) - place)
-                        left += f", about {tqdm.format_interval(seconds)}"
-                    print(f"\n{run.name} ({left})", flush=True)
+                    spent = time.monotonic() - start
+                    about = f", about {tqdm.format_interval(spent / done * left)}" if done else ""
+                    print(f"\n{run.name} ({left} to do{about})", flush=True)
                     _run(run)
                     done += 1
         except Timeout:
@@ -86,11 +81,7 @@ def run_all(runs: Sequence[Run]) -> Iterator[Run]:
 
 
 def _run(run: Run) -> None:
-    """Does what is left of a run, and keeps the reason if it fails.
-
-    Raises:
-        KeyboardInterrupt: It was asked to stop.
-    """
+    """Does what is left of a run, and keeps the reason if it fails. Raises KeyboardInterrupt if asked to stop."""
     _write_options(run.folder / TRAINED_WITH, run.options)
     for argv in commands(run):
         process = multiprocessing.get_context("spawn").Process(target=_child, args=(argv, run.folder / FAILED))
@@ -112,15 +103,10 @@ def _run(run: Run) -> None:
 
 def commands(run: Run) -> list[list[str]]:
     """What is left to do, each as the arguments of a command line."""
-    training, last = ["fit", f"--config={run.folder / TRAINED_WITH}"], f"--ckpt_path={run.folder / LAST}"
+    now, last = status(run), f"--ckpt_path={run.folder / LAST}"
+    training = ["fit", f"--config={run.folder / TRAINED_WITH}", *([last] if now == "begun" else [])]
     testing = ["test", last, *test_arguments(run.test)]
-    match status(run):
-        case "trained":
-            return [testing]
-        case "begun":
-            return [[*training, last], testing]
-        case _:
-            return [training, testing]
+    return [testing] if now == "trained" else [training, testing]
 
 
 def test_arguments(options: Options) -> list[str]:

@@ -15,22 +15,16 @@ from mixers.checks import MissingFileError, UsageError, at_least
 
 Options = dict[str, Any]
 
-NEEDED = (("trainer", "max_steps"), ("data", "block_size"), ("data", "batch_size"))  # what rows must not differ in
-SPELT = {"γ": "gamma", "=": "", "+": " plus "}  # in the names of folders
+SPELT = str.maketrans({"γ": "gamma", "=": "", "+": " plus "})  # in the names of folders
 LOGGER = "pytorch_lightning.loggers.TensorBoardLogger"
 
 
 @dataclass(frozen=True)
 class CostOptions:
-    """How the cost of each row's model is measured, the rows taking turns.
+    """How the cost of each row's model is measured, the rows taking turns."""
 
-    Args:
-        lengths: Tokens of one sequence, for the memory of training and the time of one more token.
-        rounds: How often each row gets its turn.
-    """
-
-    lengths: tuple[int, ...] = (256, 512, 1024, 2048)
-    rounds: int = 5
+    lengths: tuple[int, ...] = (256, 512, 1024, 2048)  # of one sequence: memory of training, time of one more token
+    rounds: int = 5  # how often each row gets its turn
 
     def __post_init__(self) -> None:
         at_least(1, rounds=self.rounds, lengths=min(self.lengths, default=0))
@@ -55,36 +49,26 @@ class Run:
 class Study:
     """Rows that are compared, each run with every seed.
 
-    Args:
-        name: What the file is called.
-        folder: Where everything is kept.
-        rows: What each row differs in from the others: options of `fit`. All are compared with the first.
-        fit: Options of `fit` that all rows share.
-        seeds: Of the weights, the dropout and the order of the text.
-        test: Options of `test`.
-        cost: How cost is measured.
-
     Raises:
         UsageError: Rows or seeds are missing, two rows would share a folder, or `fit` lacks what rows must share.
     """
 
-    name: str
-    folder: Path
-    rows: dict[str, Options]
-    fit: Options
-    seeds: list[int] = field(default_factory=lambda: [0])
-    test: Options = field(default_factory=dict)
+    name: str  # of the file
+    folder: Path  # where everything is kept
+    rows: dict[str, Options]  # of `fit`: what each row differs in from the others; all are compared with the first
+    fit: Options  # what all rows share
+    seeds: list[int] = field(default_factory=lambda: [0])  # of the weights, the dropout and the order of the text
+    test: Options = field(default_factory=dict)  # of `test`
     cost: CostOptions = field(default_factory=CostOptions)
 
     def __post_init__(self) -> None:
-        slugs = [slug(row) for row in self.rows]
         if not self.rows:
             raise UsageError("rows={} should give options to one or more names.")
-        if len(set(slugs)) < len(slugs) or not all(slugs):
+        if len({slug(row) for row in self.rows} - {""}) < len(self.rows):
             raise UsageError(f"rows={list(self.rows)} need names that differ in letters or digits.")
         if not self.seeds:
             raise UsageError("seeds=[] is empty: write at least one whole number.")
-        for section, option in NEEDED:
+        for section, option in (("trainer", "max_steps"), ("data", "block_size"), ("data", "batch_size")):
             if not isinstance((self.fit.get(section) or {}).get(option), int):
                 raise UsageError(f"fit needs {section}.{option}: write a whole number.")
 
@@ -99,25 +83,16 @@ class Study:
         Raises:
             UsageError: There is no such row or seed.
         """
-        for row in rows or ():
-            if row not in self.rows:
-                raise UsageError(f"rows has {row!r}, which {self.name} does not: write some of {', '.join(self.rows)}.")
-        for seed in seeds or ():
-            if seed not in self.seeds:
-                raise UsageError(f"seeds has {seed}, which {self.name} does not: write some of {self.seeds}.")
+        for name, asked, known in (("rows", rows, list(self.rows)), ("seeds", seeds, self.seeds)):
+            if unknown := [value for value in asked or () if value not in known]:
+                raise UsageError(f"{name} has {unknown[0]!r}, which {self.name} does not: write some of {known}.")
         return [self.run(row, seed) for seed in seeds or self.seeds for row in rows or self.rows]
 
     def run(self, row: str, seed: int) -> Run:
         folder = self.folder / slug(row) / f"seed_{seed}"
         logger = {"save_dir": str(self.folder), "name": slug(row), "version": folder.name, "default_hp_metric": False}
-        of_the_run = {
-            "seed_everything": seed,
-            "data": {"seed": seed},
-            "trainer": {
-                "default_root_dir": str(self.folder),
-                "logger": {"class_path": LOGGER, "init_args": logger},
-            },
-        }
+        trainer = {"default_root_dir": str(self.folder), "logger": {"class_path": LOGGER, "init_args": logger}}
+        of_the_run = {"seed_everything": seed, "data": {"seed": seed}, "trainer": trainer}
         return Run(row, seed, folder, deep_merge(self.options(row), of_the_run), self.test)
 
     def options(self, row: str) -> Options:
@@ -196,5 +171,4 @@ def deep_merge(below: Options, above: Options) -> Options:
 
 def slug(row: str) -> str:
     """A row's name as a folder's: `RetNet, γ = 1` is `retnet_gamma_1`."""
-    spelt = "".join(SPELT.get(letter, letter) for letter in row.lower())
-    return re.sub(r"[^a-z0-9]+", "_", spelt).strip("_")
+    return re.sub(r"[^a-z0-9]+", "_", row.lower().translate(SPELT)).strip("_")

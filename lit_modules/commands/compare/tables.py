@@ -1,5 +1,6 @@
 """The tables of a report."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,7 +18,8 @@ def quality(results: Results) -> Table:
     """Loss on the test text of the training corpus, and how sure the differences are."""
     study, rows = results.study, results.rows
     own = results.corpora[0] if results.corpora else ""
-    failed = pd.Series([row for row, _ in results.failed], dtype=object).value_counts()
+    counts = Counter(row for row, _ in results.failed)
+    failed = [f", {counts[row]} failed" if counts[row] else "" for row in rows.index]
     deviation = rows["loss_deviation"]
     columns = {
         "loss ↓": filled("{:.4f}{}", rows["loss"], deviation.map(" ± {:.4f}".format).where(deviation.notna(), "")),
@@ -25,25 +27,20 @@ def quality(results: Results) -> Table:
         "95 % interval": filled("{:+.4f} to {:+.4f}", rows["low"], rows["high"]),
         "perplexity ↓": filled("{:.2f}", np.exp(rows["loss"])),
         "bits per byte ↓": filled("{:.4f}", results.on(own, "bits_per_byte").mean(axis=1)),
-        "runs": [
-            f"{finished} of {len(study.seeds)}" + (f", {failed[row]} failed" if row in failed else "")
-            for row, finished in rows["runs"].items()
-        ],
+        "runs": [f"{runs} of {len(study.seeds)}{said}" for runs, said in zip(rows["runs"], failed, strict=True)],
     }
     return Table(
         title="Quality",
         note=f"Loss in nats per token over {_tokens(results, own)} tokens of the {study.test.get('split', 'test')} "
         "split, which is no part of the training text; mean ± standard deviation over seeds. Lower (↓) is better, and "
-        f"a negative difference means better than {study.first}. Intervals cover 95 % of a paired bootstrap over seeds "
-        "and pieces of text: where one holds zero, this study does not tell the two apart.",
+        f"a negative difference means better than {study.first}. Intervals cover 95 % over seeds and pieces of text, "
+        "by Student's t: where one holds zero, this study does not tell the two apart.",
         data=pd.DataFrame(columns, index=rows.index),
     )
 
 
-def failures(results: Results) -> Table | None:
+def failures(results: Results) -> Table:
     """Why runs failed."""
-    if not results.failed:
-        return None
     lines = [(row, str(seed), reason) for (row, seed), reason in results.failed.items()]
     return Table(
         title="Runs that failed",
@@ -52,42 +49,36 @@ def failures(results: Results) -> Table | None:
     )
 
 
-def other_corpora(results: Results) -> Table | None:
+def other_corpora(results: Results) -> Table:
     """Perplexity on the other corpora."""
-    if not results.corpora[1:]:
-        return None
-    cells, first = {}, results.study.first
-    for corpus in results.corpora[1:]:
-        losses = results.on(corpus).loc[results.rows["runs"] > 0]
-        apart = (losses - results.on(corpus).loc[first]).mean(axis=1).where(losses.index != first)
-        texts = zip(filled("{:,.1f}", np.exp(losses.mean(axis=1))), filled("{:+.3f}", apart), strict=True)
-        cells[f"{corpus} ↓"] = pd.Series([f"{perplexity} ({nats})" for perplexity, nats in texts], losses.index)
-    tokens = [f"{corpus} {_tokens(results, corpus)}" for corpus in results.corpora[1:]]
+    cells, first, others = {}, results.study.first, results.corpora[1:]
+    for corpus in others:
+        losses = results.on(corpus)
+        apart = (losses - losses.loc[first]).mean(axis=1).where(losses.index != first)
+        cells[f"{corpus} ↓"] = filled("{:,.1f} ({})", np.exp(losses.mean(axis=1)), filled("{:+.3f}", apart))
+    tokens = [f"{corpus} {_tokens(results, corpus)}" for corpus in others]
     return Table(
         title="Other corpora",
         note="Perplexity on text of other kinds (lower is better), and in brackets the difference of the loss to "
         f"{first} in nats per token. Tokens scored: {', '.join(tokens)}.",
-        data=pd.DataFrame(cells),
+        data=pd.DataFrame(cells, index=results.rows.index)[results.rows["runs"] > 0],
     )
 
 
-def contexts(results: Results) -> Table | None:
+def contexts(results: Results) -> Table:
     """Perplexity of the same last tokens by how much is read before them, as in the paper's appendix B."""
-    losses = results.mean("contexts")
-    if losses.empty:
-        return None
     return Table(
         title="Longer contexts",
         note=f"Perplexity of the same {LAST} tokens, the last of each window of the test text, by the number of tokens "
         "read in all, these included. Lower is better.",
-        data=np.exp(losses).map("{:.2f}".format).rename(columns="{:,} ↓".format),
+        data=np.exp(results.mean("contexts")).map("{:.2f}".format).rename(columns="{:,} ↓".format),
     )
 
 
 def prices(costs: Costs) -> Table:
     """What each row's model costs."""
-    rows = pd.DataFrame.from_dict(costs.rows, orient="index")
-    first, shortest, longest = rows.index[0], *_lengths(costs)
+    rows, shortest, longest = costs.rows, costs.lengths[0], costs.lengths[-1]
+    first = rows.index[0]
     columns = {
         "parameters": rows["parameters"].map("{:,}".format),
         "tokens/s ↑": rows["tokens_per_second"].map(number),
@@ -109,7 +100,7 @@ def prices(costs: Costs) -> Table:
 
 def the_papers_table(costs: Costs, results: Results) -> Table:
     """The RetNet paper's Table 1, with measurements in the place of its marks."""
-    rows = pd.DataFrame.from_dict(costs.rows, orient="index")
+    rows, shortest, longest = costs.rows, costs.lengths[0], costs.lengths[-1]
     columns = {
         "long / short ↓": rows["one_sequence"].map(_ratio),
         "ms per token ↓": [_growth(quantity, MILLISECOND) for quantity in rows["token_seconds"]],
@@ -118,7 +109,6 @@ def the_papers_table(costs: Costs, results: Results) -> Table:
         "memory exponent ↓": [number(exponent(quantity)) for quantity in rows["training_bytes"]],
         "perplexity ↓": filled("{:.2f}", np.exp(results.rows["loss"]).reindex(rows.index)),
     }
-    shortest, longest = _lengths(costs)
     return Table(
         title="The paper's Table 1, measured",
         note=f"Long / short: the time of a training step on one sequence of {longest:,} tokens, divided by that on as "
@@ -139,12 +129,6 @@ def filled(template: str, *columns: Iterable[object]) -> list[str]:
 
 def _tokens(results: Results, corpus: str) -> str:
     return f"{np.nan_to_num(results.on(corpus, 'tokens').max().max()):,.0f}"
-
-
-def _lengths(costs: Costs) -> tuple[int, int]:
-    """The shortest and the longest."""
-    lengths, _ = next(iter(costs.rows.values())).state_bytes
-    return lengths[0], lengths[-1]
 
 
 def _ratio(spread: Spread | None) -> str:
