@@ -1,5 +1,6 @@
 """A text of sixty documents as data, and what a trainer shows a model of it."""
 
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,13 @@ from torch import Tensor
 from lit_modules.data.datamodule import Text
 
 WORDS = [f"document {index} says {'so ' * (index % 7)}\n" for index in range(60)]
+
+
+def held_out(split: str) -> list[str]:
+    """The tenth of the documents that is for validation, or for the test: those with the highest, or lowest hashes."""
+    order = sorted(WORDS, key=lambda word: blake2b(word.encode(), digest_size=8).digest())
+    chosen = order[-6:] if split == "validation" else order[:6]
+    return [word for word in WORDS if word in chosen]
 
 
 def write_words(folder: Path) -> str:
@@ -52,7 +60,7 @@ class Recorder(LightningModule):
         self.batches.append(batch.cpu())
         return self.weight * batch.sum()
 
-    def validation_step(self, batch: Tensor) -> None:
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
         pass
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -71,11 +79,11 @@ def trained(data: Text, folder: Path, *, ckpt_path: Path | None = None, **option
 
 
 class SaveWhen(Callback):
-    """Saves in the named hook once four batches are done."""
+    """Saves in the named hook once four batches are done, or another number."""
 
-    def __init__(self, hook: str, path: Path) -> None:
+    def __init__(self, hook: str, path: Path, batches: int = 4) -> None:
         def save(trainer: Trainer, *rest: object) -> None:
-            if trainer.fit_loop.epoch_loop.batch_progress.total.ready == 4:  # type: ignore[attr-defined]
+            if trainer.fit_loop.epoch_loop.batch_progress.total.ready == batches:  # type: ignore[attr-defined]
                 trainer.save_checkpoint(path)
 
         setattr(self, hook, save)

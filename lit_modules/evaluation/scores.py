@@ -43,8 +43,9 @@ class LossSums(NamedTuple):
 class Evaluation(pl.LightningDataModule):
     """The parts of a test: each corpus in blocks of the training's size, the model's own first, then each context.
 
-    Contexts are of the same split of the model's own corpus, cut into windows of the longest of them: a shorter one is
-    the end of each window, so that all contexts have the same last tokens. The options are those of `Trainer.test`.
+    Of a mixture each corpus is a part. Contexts are of the same split of the model's own corpus (of a mixture, of the
+    first), cut into windows of the longest of them: a shorter one is the end of each window, so that all contexts have
+    the same last tokens. The options are those of `Trainer.test`.
 
     Raises:
         ValueError: If a number is out of range, or a corpus is named twice.
@@ -60,28 +61,30 @@ class Evaluation(pl.LightningDataModule):
                 f"contexts={contexts} has one that is shorter than the {LAST} tokens that contexts are compared "
                 f"on: write {LAST} or more."
             )
-        self.text, self.split, self.max_tokens = text, split, max_tokens
+        self.text, self.split = text, split
+        self.max_tokens = text.hparams["val_tokens"] if max_tokens is None else max_tokens
         self.others = [EvalCorpus(other) if isinstance(other, str) else other for other in others]
         self.contexts = sorted(set(contexts))
         # What the command line cannot read as {corpus: ..., text_field: ...} it takes for a name.
         if unread := [other.corpus for other in self.others if other.corpus.startswith(("[", "{"))]:
             raise UsageError(f"corpora={unread[0]} is no corpus: write names, or {{corpus: NAME, text_field: FIELD}}.")
-        names = [text.corpus, *(other.corpus for other in self.others)]
-        if twice := [name for name in names if names.count(name) > 1]:
+        own, names = list(text.mixture.weights), [other.corpus for other in self.others]
+        if twice := [name for name in names if (own + names).count(name) > 1]:
             raise UsageError(
-                f"corpora={names[1:]} has {twice[0]!r} again, which is "
-                f"{'the corpus of the run' if twice[0] == text.corpus else 'there already'}: leave it out."
+                f"corpora={names} has {twice[0]!r} again, which is "
+                f"{'the corpus of the run' if twice[0] in own else 'there already'}: leave it out."
             )
 
     def prepare_data(self) -> None:
         """Writes the tokens, unless that is done already."""
-        text, own = self.text, self.text.token_file(self.split)
-        files = {text.corpus: own}
+        text, own = self.text, self.text.token_files(self.split)
+        files = {**own}
         files |= {other.corpus: text.other_corpus(other.corpus, other.text_field) for other in self.others}
         blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens)
         size, whose = text.block_size, "corpus={!r}".format
         self.corpora = {name: blocks(file, whose(name), block_size=size) for name, file in files.items()}
-        window = partial(blocks, own, whose(text.corpus))
+        first = next(iter(own))
+        window = partial(blocks, own[first], whose(first))
         self.windows = [window(block_size=self.contexts[-1], context=context) for context in self.contexts]
 
     def setup(self, stage: str) -> None:

@@ -54,6 +54,15 @@ def table(rows: Iterable[Row], columns: Sequence[str]) -> "pd.DataFrame":
     return pd.DataFrame(list(rows), columns=list(columns))
 
 
+def validation(corpus: str, metrics: Mapping[str, float]) -> "pd.DataFrame":
+    """A row for the whole, from val/loss and others, and one for each corpus of a mixture, from val/loss/NAME."""
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        _, metric, *source = name.split("/", 2)
+        rows.setdefault("".join(source) or corpus, {})[metric] = value
+    return table(((name, *row.values()) for name, row in rows.items()), ("corpus", *rows[corpus]))
+
+
 def write(tables: "Mapping[str, pd.DataFrame]", folder: Path) -> None:
     """Writes each table to a CSV file in one step; where there is a corpora.csv, the others belong to it."""
     folder.mkdir(parents=True, exist_ok=True)

