@@ -47,6 +47,16 @@ def complete(config: str | dict[str, Any]) -> Complete:
     return Complete(mixer_name(cls), cls, {each.name: each.default for each in parameters} | options)
 
 
+def whole_config(mixer: Any) -> dict[str, Any]:
+    """A mixer's class, partial or name as the config `{class_path, init_args}` with every option.
+
+    Raises:
+        UsageError: It is a function, or has one as an option, which plain data cannot express.
+    """
+    config = as_config(mixer)
+    return {**config, "init_args": complete(config).options}
+
+
 def factory(config: str | dict[str, Any]) -> MixerFactory:
     """The mixer factory of a name, an import path or a config."""
     found = complete(config)
