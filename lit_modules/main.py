@@ -20,6 +20,7 @@ LIGHTNING_COMMANDS = {
 OWN_COMMANDS = {
     "generate": "lit_modules.commands.generate:generate",
     "evaluate": "lit_modules.commands.evaluate:evaluate",
+    "convert": "lit_modules.commands.convert:convert",
     "benchmark": "lit_modules.commands.benchmark:benchmark",
     "compare": "lit_modules.commands.compare.command:compare",
 }

@@ -141,6 +141,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         again(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", "", "\xff"])
+def test_so_is_a_damaged_config(text: str, tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"config\.json"):
+        lit_modules.load(tmp_path)
+
+
 def test_a_mixer_that_plain_values_cannot_express_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="functools"):
         small(lambda dim: Retention(dim)).save_pretrained(tmp_path / "folder")

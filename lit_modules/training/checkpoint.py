@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lit_modules.data.tokenizer import Tokenizer
-from lit_modules.training.pretrained import PretrainedLanguageModel, from_checkpoint, is_pretrained
+from lit_modules.training.pretrained import PretrainedLanguageModel, from_checkpoint, from_folder, is_pretrained
+from lit_modules.training.sharded_checkpoint import REST, is_sharded_checkpoint, read_shards
 from mixers.checks import MissingFileError, UsageError
 
 Options = dict[str, Any]
@@ -28,9 +29,11 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
         UsageError: The file is not one of our checkpoints, or was not trained on text.
     """
     if ckpt_path != "last" and is_pretrained(ckpt_path):
-        model = PretrainedLanguageModel.from_pretrained(ckpt_path)
+        model = from_folder(Path(ckpt_path))
     else:
-        model = from_checkpoint(read_file(find(ckpt_path, root)))
+        path = find(ckpt_path, root)
+        content = read_file(path)
+        model = from_checkpoint(read_shards(path) if is_sharded_checkpoint(path) else content)
     if model.tokenizer is None:
         raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} has no tokenizer.json: put that of the model beside it.")
     return model, model.tokenizer
@@ -39,7 +42,7 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
 def find(ckpt_path: str | Path, root: str | Path) -> Path:
     """The file that `ckpt_path` means, as `load` has it; raises MissingFileError where there is none."""
     if ckpt_path != "last":
-        if not Path(ckpt_path).is_file():
+        if not main_file(Path(ckpt_path)).is_file():
             raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} is no file: write the path of a .ckpt, or last.")
         return Path(ckpt_path)
     candidates = list(Path(root).rglob("last.ckpt"))
@@ -54,7 +57,8 @@ def find(ckpt_path: str | Path, root: str | Path) -> Path:
 def read_file(path: Path) -> Options:
     """The content of one of our checkpoints, of which nothing is executed; raises UsageError for any other file."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # most callers read no weights
+        # Most callers read no weights.
+        content = torch.load(main_file(path), map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         content = None
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
@@ -64,6 +68,11 @@ def read_file(path: Path) -> Options:
     if "Text" not in content:
         raise UsageError(f"ckpt_path={str(path)!r} holds no tokenizer: write the path of a checkpoint that fit saved.")
     return content
+
+
+def main_file(path: Path) -> Path:
+    """The file that holds everything but the weights: of a sharded checkpoint one of several, else the only one."""
+    return path / REST if is_sharded_checkpoint(path) else path
 
 
 def run_folder(path: Path) -> Path | None:

@@ -133,6 +133,20 @@ def is_pretrained(path: str | Path) -> bool:
     return (Path(path) / CONFIG).is_file() and (Path(path) / WEIGHTS).is_file()
 
 
+def from_folder(folder: Path) -> PretrainedLanguageModel:
+    """The model of such a folder, in evaluation mode.
+
+    Raises:
+        UsageError: A file of it is damaged, or names what may not be imported.
+    """
+    try:
+        if not isinstance(json.loads((folder / CONFIG).read_text(encoding="utf-8")), dict):
+            raise ValueError("it has no keys")
+    except ValueError as error:
+        raise UsageError(f"{str(folder / CONFIG)!r} is no config of a model: {error}.") from error
+    return PretrainedLanguageModel.from_pretrained(folder)
+
+
 def from_checkpoint(content: dict[str, Any]) -> PretrainedLanguageModel:
     """The model of a checkpoint's content, in evaluation mode."""
     saved = content["hyper_parameters"]
