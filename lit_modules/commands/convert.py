@@ -5,7 +5,7 @@ from typing import Literal
 
 from lit_modules.console import command
 from lit_modules.training import checkpoint
-from lit_modules.training.pretrained import is_pretrained
+from lit_modules.training.pretrained_model import is_pretrained
 from lit_modules.training.sharded_checkpoint import file_from_shards, is_sharded_checkpoint, shards_from_file
 from mixers.checks import UsageError
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lit_modules.data.tokenizer import Tokenizer
-from lit_modules.training.pretrained import PretrainedLanguageModel, from_checkpoint, from_folder, is_pretrained
+from lit_modules.training.pretrained_model import PretrainedLanguageModel, from_checkpoint, from_folder, is_pretrained
 from lit_modules.training.sharded_checkpoint import REST, is_sharded_checkpoint, read_shards
 from mixers.checks import MissingFileError, UsageError
 
@@ -33,7 +33,8 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
     else:
         path = find(ckpt_path, root)
         content = read_file(path)
-        model = from_checkpoint(read_shards(path) if is_sharded_checkpoint(path) else content)
+        tokenizer = Tokenizer.from_json(content["Text"]["tokenizer"])
+        model = from_checkpoint(read_shards(path) if is_sharded_checkpoint(path) else content, tokenizer)
     if model.tokenizer is None:
         raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} has no tokenizer.json: put that of the model beside it.")
     return model, model.tokenizer

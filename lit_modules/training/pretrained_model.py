@@ -147,11 +147,10 @@ def from_folder(folder: Path) -> PretrainedLanguageModel:
     return PretrainedLanguageModel.from_pretrained(folder)
 
 
-def from_checkpoint(content: dict[str, Any]) -> PretrainedLanguageModel:
+def from_checkpoint(content: dict[str, Any], tokenizer: Tokenizer) -> PretrainedLanguageModel:
     """The model of a checkpoint's content, in evaluation mode."""
     saved = content["hyper_parameters"]
     options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
-    tokenizer = Tokenizer.from_json(content["Text"]["tokenizer"])
     model = PretrainedLanguageModel(tokenizer=tokenizer, **_with_factories(options))
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
     return model.eval()
