@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ from small_runs import says
 
 import lit_modules
 from lit_modules.data.tokenizer import read_tokenizer
+from lit_modules.main import main
+from lit_modules.training.allowed_imports import allowed
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import complete
-from mixers import Retention
+from mixers import Retention, registry
 from mixers.checks import UsageError
 
 OLD_RUN = Path(__file__).parent / "data" / "old_run" / "runs" / "retention-attention" / "version_0"
 STRANGER = """
 from pathlib import Path
+from lit_modules.main import main
+from lit_modules.training.allowed_imports import allowed
 from lit_modules.training.language_model import LitLanguageModel
-from mixers import Retention
+from mixers import Retention, registry
 
 Path("it_ran").touch()
 
@@ -78,6 +83,19 @@ def test_a_checkpoint_with_code_is_refused_and_the_code_does_not_run(
 def test_so_it_is_by_every_command(said: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint_with("evil.ckpt", more=Payload())
     assert "evil.ckpt" in says(said, capsys)
+    assert not Path("it_ran").exists()
+
+
+def test_a_sharded_checkpoint_with_code_is_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["convert", str(OLD_RUN / "checkpoints" / "last.ckpt"), "sharded", "--to=sharded"])
+    content = torch.load("sharded/checkpoint.ckpt", weights_only=True)
+    torch.save({**content, "more": Payload()}, "sharded/checkpoint.ckpt")
+    for said in (["generate"], ["convert", "sharded", "new"], ["convert", "sharded", "new", "--to=file"]):
+        words = said if len(said) > 1 else [*said, "--ckpt_path=sharded"]
+        assert "ckpt_path='sharded' is no checkpoint" in says(words, capsys)
     assert not Path("it_ran").exists()
 
 
@@ -146,6 +164,13 @@ def test_nor_does_lightning_import_it(stranger: str) -> None:
 def test_an_environment_variable_allows_more(stranger: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIT_MIXERS_ALLOW", "another_package, stranger")
     assert complete(stranger).name == "Stranger"
+
+
+def test_the_packages_of_installed_mixers_are_allowed(stranger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = EntryPoint("strange", "stranger:Stranger", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [offer])
+    assert "stranger" in allowed()
+    assert complete(stranger).name == "strange"
 
 
 def test_a_mixer_that_the_program_imported_itself_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
