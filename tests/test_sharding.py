@@ -1,6 +1,7 @@
 """Models of which each process has a part: how they are built, what they are asked, and what is refused."""
 
 import gc
+import inspect
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
@@ -21,7 +22,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from lit_modules import LitLanguageModel
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.optimizer import parameter_groups
-from lit_modules.training.sharded import check_shares, shard, weights_later
+from lit_modules.training.sharded import BLOCK_METHODS, MODEL_METHODS, check_shares, shard, weights_later
 from lit_modules.training.strategies import choose_strategy
 from mixers import LanguageModel, Retention, available
 from mixers.checks import UsageError
@@ -221,3 +222,12 @@ def test_the_order_of_samples_goes_on_with_another_number_of_processes(corpus: s
             assert [sample for share in shares for sample in next(share)] == next(expected)
         state["samples_seen"] += 8 * batches
     assert state["samples_seen"] > 3 * blocks  # or no epoch would have ended under way
+
+
+def test_every_method_that_reads_parameters_gathers_them_first() -> None:
+    for cls, gathers, others in (
+        (LanguageModel, MODEL_METHODS, {"forward", "generate", "parameter_counts"}),
+        (Block, BLOCK_METHODS, {"forward"}),
+    ):
+        methods = {name for name, value in vars(cls).items() if inspect.isfunction(value) and not name.startswith("_")}
+        assert methods == {*gathers, *others}, "name a new method in lit_modules/training/sharded.py, or here"

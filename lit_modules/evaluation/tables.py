@@ -12,7 +12,7 @@ from lit_modules.evaluation.scores import LAST, Evaluation, LossSums, bits_per_b
 if TYPE_CHECKING:
     import pandas as pd
 
-PIECE = 2048  # tokens of about a piece: enough of them for a paired bootstrap, each long enough to be nearly its own
+PIECE = 2048  # tokens of about a piece: enough of them for an interval, each long enough to be nearly its own
 NOTE = "Lower is better. Loss is in nats per token."
 
 COLUMNS = {
