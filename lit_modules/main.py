@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import NoReturn
 
-from lit_modules.console import command, did_you_mean
+from lit_modules.console import command, did_you_mean, hide_deprecations
 
 # Where the function of each command is: its signature is the command's options, its docstring their help.
 LIGHTNING_COMMANDS = {
@@ -20,6 +20,7 @@ LIGHTNING_COMMANDS = {
 OWN_COMMANDS = {
     "generate": "lit_modules.commands.generate:generate",
     "evaluate": "lit_modules.commands.evaluate:evaluate",
+    "convert": "lit_modules.commands.convert:convert",
     "benchmark": "lit_modules.commands.benchmark:benchmark",
     "compare": "lit_modules.commands.compare.command:compare",
 }
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command and its options; by default those this program was called with.
     """
+    hide_deprecations()
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv else ""
     if name in ("-h", "--help", "--version"):

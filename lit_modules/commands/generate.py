@@ -1,9 +1,13 @@
 """The command `generate`: continues texts with the model of a checkpoint."""
 
+from pathlib import Path
+
 from lit_modules.commands.parser import Repeated
+from lit_modules.evaluation import saved_state
 from lit_modules.evaluation.completion import Sampling, complete, stream_completion
 from lit_modules.training import checkpoint
 from lit_modules.training.precision import device
+from mixers.checks import UsageError
 
 
 def generate(
@@ -16,6 +20,8 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: Repeated | None = None,
+    load_state: str | None = None,
+    save_state: str | None = None,
     accelerator: str = "auto",
     root: str = "runs",
 ) -> None:
@@ -30,18 +36,26 @@ def generate(
         top_p: Draw from the likeliest tokens that together have this probability only.
         seed: Seed of the random numbers, for the same text again.
         stop: Text that ends a continuation just before it.
+        load_state: File of `--save_state`: the prompts follow the text whose reading it keeps, which is not read again.
+        save_state: File in which to keep what the model remembers after reading the prompt.
         accelerator: The hardware to run on: `auto`, `cpu`, `gpu` or `mps`.
         root: The folder of all runs.
     """
+    texts = prompt or [""]
+    if save_state is not None and len(texts) > 1:
+        raise UsageError(f"save_state={save_state!r} is for one prompt: write one, or leave it out.")
     options = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(stop or []))
     model, tokenizer = checkpoint.load(ckpt_path, root=root)
     model.to(device(accelerator))
-    match prompt or [""]:
+    before = saved_state.load(Path(load_state), model) if load_state is not None else None
+    if save_state is not None:
+        saved_state.save(Path(save_state), model, saved_state.read(model, tokenizer, texts[0], before))
+    match texts:
         case [only]:
             print(only, end="", flush=True)
-            for piece in stream_completion(model, tokenizer, only, options):
+            for piece in stream_completion(model, tokenizer, only, options, before):
                 print(piece, end="", flush=True)
             print()
         case several:
-            for start, text in zip(several, complete(model, tokenizer, several, options), strict=True):
+            for start, text in zip(several, complete(model, tokenizer, several, options, before), strict=True):
                 print(f"{start}{text}\n")

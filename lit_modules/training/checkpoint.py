@@ -1,44 +1,43 @@
 """Checkpoints: finding them, and reading them without running anything that they hold."""
 
 import pickle
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lit_modules.data.tokenizer import Tokenizer
-from lit_modules.training.mixer_config import factory
+from lit_modules.training.pretrained_model import PretrainedLanguageModel, from_checkpoint, from_folder, is_pretrained
 from lit_modules.training.sharded_checkpoint import REST, is_sharded_checkpoint, read_shards
-from mixers import LanguageModel
 from mixers.checks import MissingFileError, UsageError
 
 Options = dict[str, Any]
 
 
-def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[LanguageModel, Tokenizer]:
+def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[PretrainedLanguageModel, Tokenizer]:
     """The model and the tokenizer of a checkpoint that `fit` saved, in evaluation mode, on the CPU, without Lightning.
 
     Nothing in the file is executed: it is read with torch's `weights_only=True`.
 
     Args:
-        ckpt_path: The .ckpt file; `last` is the newest last.ckpt of any run below `root`.
+        ckpt_path: The .ckpt file, or a folder that `save_pretrained` or `convert` made; `last` is the newest last.ckpt
+            of any run below `root`.
         root: The folder of all runs.
 
     Raises:
         MissingFileError: There is no such file.
         UsageError: The file is not one of our checkpoints, or was not trained on text.
     """
-    path = find(ckpt_path, root)
-    content = read_shards(path) if is_sharded_checkpoint(path) else read_file(path)
-    saved = content["hyper_parameters"]
-    options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
-    if "mixer" in options:
-        options["mixer"] = factory(options["mixer"])
-    options["overrides"] = {int(layer): factory(mixer) for layer, mixer in (options.get("overrides") or {}).items()}
-    model = LanguageModel(**options)
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
-    return model.eval(), Tokenizer.from_json(content["Text"]["tokenizer"])
+    if ckpt_path != "last" and is_pretrained(ckpt_path):
+        model = from_folder(Path(ckpt_path))
+    else:
+        path = find(ckpt_path, root)
+        content = read_file(path)
+        tokenizer = Tokenizer.from_json(content["Text"]["tokenizer"])
+        model = from_checkpoint(read_shards(path) if is_sharded_checkpoint(path) else content, tokenizer)
+    if model.tokenizer is None:
+        raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} has no tokenizer.json: put that of the model beside it.")
+    return model, model.tokenizer
 
 
 def find(ckpt_path: str | Path, root: str | Path) -> Path:

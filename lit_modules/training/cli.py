@@ -15,6 +15,7 @@ from lit_modules.console import command
 from lit_modules.data.datamodule import Text
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, resume
+from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.errors import Parser
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
@@ -32,6 +33,7 @@ class CLI(CLIWithoutCheckpoints):
     """Lightning's command line, whose first argument is the command."""
 
     def __init__(self, argv: Sequence[str]):
+        restrict_imports()
         self.argv = list(argv)
         self.saved: checkpoint.Options | None = None  # the data's options in the checkpoint of a resumed run
         options = {

@@ -6,6 +6,7 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from lit_modules.console import did_you_mean
+from lit_modules.training.allowed_imports import refusal
 from lit_modules.training.mixer_config import complete
 from mixers import registry
 from mixers.checks import UsageError
@@ -34,6 +35,8 @@ class Parser(ArgumentParser):
 
 def sentence(message: str, options: set[str]) -> str:
     """A parser's message as one sentence: with the nearest right name where one of `options` was meant."""
+    if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return refusal(match[1])
     if match := re.search(r"Option '([\w.]+)' is not accepted\. Got value: Namespace\(class_path='([\w.]+)'", message):
         mixer = complete(match[2])
         there = f"There are: {', '.join(sorted(mixer.options))}." if mixer.options else "It has none."

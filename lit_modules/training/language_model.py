@@ -18,6 +18,7 @@ from lit_modules.console import did_you_mean
 from lit_modules.data.datamodule import Text
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
+from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
 from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
@@ -80,6 +81,12 @@ class LitLanguageModel(pl.LightningModule):
 
     # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **options: Any) -> "LitLanguageModel":
+        """As Lightning has it; from a file that names what may not be imported, nothing is."""
+        restrict_imports()
+        return super().load_from_checkpoint(*args, **options)
 
     def configure_model(self) -> None:
         if isinstance(strategy := strategy_of(self), FSDP2):

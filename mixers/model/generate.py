@@ -15,6 +15,7 @@ def generate(
     model: Any,
     prompts: Sequence[Tensor],
     *,
+    states: tuple[Any, ...] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -25,6 +26,7 @@ def generate(
     Args:
         model: A `LanguageModel`, or what has its `initial_state`, `next_logits`, `prepare_decoding` and `decode`.
         prompts: Token ids, (time,) each, at least one; lengths may differ.
+        states: What the model remembers of the text before each prompt, a row for each; None where there is none.
         temperature: Divides the logits; 0 takes the likeliest token.
         top_k: Draw only from so many of the likeliest tokens.
         top_p: Draw only from the likeliest tokens that together have at least this probability (arXiv:1904.09751).
@@ -40,8 +42,8 @@ def generate(
     @torch.inference_mode()
     def tokens() -> Iterator[Tensor]:
         generator = None if seed is None else torch.Generator(prompts[0].device).manual_seed(seed)
-        logits, states = prefill(model, prompts)
-        decoder = Decoder(model, states)
+        logits, after = prefill(model, prompts, states)
+        decoder = Decoder(model, after)
         while True:
             if temperature == 0:
                 token = logits.argmax(-1)
@@ -63,13 +65,16 @@ def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None
 
 
 @torch.inference_mode()
-def prefill(model: Any, prompts: Sequence[Tensor]) -> tuple[Tensor, tuple[Any, ...]]:
-    """The logits after each prompt, (batch, vocabulary), and the states there.
+def prefill(
+    model: Any, prompts: Sequence[Tensor], states: tuple[Any, ...] | None = None
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """The logits after each prompt, (batch, vocabulary), and the states there; `states` are those before the prompts.
 
     All prompts are read together, a piece at a time; a row is taken out where its prompt ends, so none is padded.
     """
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    rows, states, finished, read = order, model.initial_state(len(prompts)), [], 0
+    states = model.initial_state(len(prompts)) if states is None else select_rows(states, torch.tensor(order))
+    rows, finished, read = order, [], 0
     for end in sorted({len(prompt) for prompt in prompts}):
         logits, states = model.next_logits(torch.stack([prompts[row][read:end] for row in rows]), states)
         ended = sum(len(prompts[row]) == end for row in rows)

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lit_modules.commands.compare.study import Options, Run
+from lit_modules.console import hide_deprecations
 from lit_modules.data.cache import replace_text
 from lit_modules.training import checkpoint
 from lit_modules.training.cli import run_command
@@ -115,6 +116,7 @@ def test_arguments(options: Options) -> list[str]:
 
 def _child(argv: list[str], note: Path) -> None:
     """A command; writes down why it failed, and stops when its parent is gone."""
+    hide_deprecations()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     sys.argv[1:] = argv  # what Lightning starts again for each of several devices
     try:
