@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.training.checkpoint_file import verify
 from lit_modules.training.mixer_config import factory
 from mixers import LanguageModel
 from mixers.checks import MissingFileError, UsageError
@@ -56,6 +57,7 @@ def find(ckpt_path: str | Path, root: str | Path) -> Path:
 
 def read_file(path: Path) -> Options:
     """The content of one of our checkpoints, of which nothing is executed; raises UsageError for any other file."""
+    verify(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # most callers read no weights
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.console import command, number, short_path
@@ -18,11 +19,14 @@ from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import hush
 from lit_modules.training import checkpoint
+from lit_modules.training.callbacks.finite import Finite
 from lit_modules.training.callbacks.keep_last import KeepLast
 from lit_modules.training.callbacks.progress import Progress, Samples, Speed
+from lit_modules.training.checkpoint_io import CheckpointFiles
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import model_mixers
 from lit_modules.training.precision import best_precision
+from lit_modules.training.run_folder import RunLogger
 from mixers import LanguageModel
 from mixers.checks import UsageError
 
@@ -37,6 +41,8 @@ class Trainer(pl.Trainer):
         val_check_interval: Optimizer steps between two validations; there is always one at the end.
         save_every_n_steps: Optimizer steps between two savings of last.ckpt, which is also saved before each
             validation and when the run is stopped.
+        skip_nonfinite_steps: Whether an optimizer step whose gradient is infinite or not a number is left out, for
+            which the processor waits for the GPU on every step; otherwise it stops the run.
         accumulate_grad_batches: Batches that an optimizer step takes its gradient from.
         logger: Where to log; by default to TensorBoard, in a folder runs/MIXER/version_N.
         callbacks: Callbacks beside the trainer's own.
@@ -56,6 +62,7 @@ class Trainer(pl.Trainer):
         precision: str | int = "auto",
         val_check_interval: int | None = None,
         save_every_n_steps: int = 500,
+        skip_nonfinite_steps: bool = False,
         accumulate_grad_batches: int = 1,
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
@@ -73,7 +80,7 @@ class Trainer(pl.Trainer):
             precision, reason = best_precision(accelerator)
             rank_zero_info(f"precision: {precision} ({reason})")
         own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        own += [Speed(), Samples()]
+        own += [Finite(skip=skip_nonfinite_steps), Speed(), Samples()]
         if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
             own.append(Progress())
         if enable_checkpointing:
@@ -100,6 +107,8 @@ class Trainer(pl.Trainer):
             use_distributed_sampler=False,  # the data know their share
             **options,
         )
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # else it is one that the user chose
+            self.strategy.checkpoint_io = CheckpointFiles()
 
     def fit(  # type: ignore[override]  # nothing is ever unpickled, so there is no `weights_only` to choose
         self,
@@ -125,7 +134,7 @@ class Trainer(pl.Trainer):
             kept, folder = path and checkpoint.run_folder(path), Path(self.default_root_dir)
             name = model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
             root, name, version = (kept.parent.parent, kept.parent.name, kept.name) if kept else (folder, name, None)
-            self.logger = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
+            self.logger = RunLogger(root, name, version)
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
         if self.is_global_zero and isinstance(model, LitLanguageModel):
             self._print_results(model.model)
