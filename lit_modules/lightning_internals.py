@@ -5,6 +5,7 @@ import warnings
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loops.fit_loop import _FitLoop
 
 # What Lightning says of itself, or says again after us.
 NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
@@ -19,6 +20,22 @@ class CLIWithoutCheckpoints(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+class FitLoop(_FitLoop):
+    """Lightning's loop, which also begins, and so ends, where no steps are left.
+
+    A run that died in its last validation goes on with that one.
+    """
+
+    @property
+    def skip(self) -> bool:
+        return self.trainer.limit_train_batches == 0
+
+
+def end_without_steps(trainer: pl.Trainer) -> None:
+    """Lets a trainer that has no steps left call the hooks of a run's start and end."""
+    trainer.fit_loop.__class__ = FitLoop
 
 
 def batches_done(trainer: pl.Trainer | None) -> int:

@@ -17,7 +17,7 @@ from lit_modules.console import command, number, short_path
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
-from lit_modules.lightning_internals import hush
+from lit_modules.lightning_internals import end_without_steps, hush
 from lit_modules.training import checkpoint
 from lit_modules.training.callbacks.finite import Finite
 from lit_modules.training.callbacks.keep_last import KeepLast
@@ -109,6 +109,7 @@ class Trainer(pl.Trainer):
         )
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # else it is one that the user chose
             self.strategy.checkpoint_io = CheckpointFiles()
+        end_without_steps(self)
 
     def fit(  # type: ignore[override]  # nothing is ever unpickled, so there is no `weights_only` to choose
         self,
