@@ -1,6 +1,10 @@
 """Checkpoints: finding them, and reading them without running anything that they hold."""
 
+import os
 import pickle
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -22,12 +26,13 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
     Nothing in the file is executed: it is read with torch's `weights_only=True`.
 
     Args:
-        ckpt_path: The .ckpt file; `last` is the newest last.ckpt of any run below `root`.
+        ckpt_path: The .ckpt file; `last` is the newest last.ckpt of any run below `root`. If that is damaged, it is the
+            newest other of the same run that is whole, else of an older run, and a line says so.
         root: The folder of all runs.
 
     Raises:
         MissingFileError: There is no such file.
-        UsageError: The file is not one of our checkpoints, or was not trained on text.
+        UsageError: The file is damaged, is not one of our checkpoints, or was not trained on text.
     """
     content = read_file(find(ckpt_path, root))
     saved = content["hyper_parameters"]
@@ -46,13 +51,37 @@ def find(ckpt_path: str | Path, root: str | Path) -> Path:
         if not Path(ckpt_path).is_file():
             raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} is no file: write the path of a .ckpt, or last.")
         return Path(ckpt_path)
-    candidates = list(Path(root).rglob("last.ckpt"))
+    candidates = [path for last in _newest_first(Path(root).rglob("last.ckpt")) for path in _of_run(last)]
     if not candidates:
         raise MissingFileError(
             f"ckpt_path='last' finds no last.ckpt below {str(root)!r}: train first, or write the path of a checkpoint, "
             "--ckpt_path=FILE."
         )
-    return max(candidates, key=lambda path: path.stat().st_mtime_ns)
+    for path in candidates:
+        with suppress(UsageError):
+            verify(path)
+            if path != candidates[0] and _is_first_process():
+                print(f"{candidates[0]} is damaged; the newest that is whole is {path}.", file=sys.stderr)
+            return path
+    raise UsageError(
+        f"ckpt_path='last' finds no checkpoint that is whole below {str(root)!r}, and {str(candidates[0])!r} is "
+        "damaged: train anew, or write the path of another."
+    )
+
+
+def _of_run(last: Path) -> list[Path]:
+    """The last checkpoint of a run and, newest first, its others."""
+    others = (path for path in last.parent.glob("*.ckpt") if path != last)
+    return [last, *_newest_first(others)]
+
+
+def _newest_first(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _is_first_process() -> bool:
+    """Whether this is the first process of a run, as launchers say it, or the only one."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
 def read_file(path: Path) -> Options:

@@ -13,12 +13,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules.console import command, number, short_path
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import end_without_steps, hush
 from lit_modules.training import checkpoint
+from lit_modules.training.callbacks.best_of_text import BestOfText
 from lit_modules.training.callbacks.finite import Finite
 from lit_modules.training.callbacks.keep_last import KeepLast
 from lit_modules.training.callbacks.progress import Progress, Samples, Speed
@@ -26,8 +26,8 @@ from lit_modules.training.checkpoint_io import CheckpointFiles
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import model_mixers
 from lit_modules.training.precision import best_precision
+from lit_modules.training.results import print_results
 from lit_modules.training.run_folder import RunLogger
-from mixers import LanguageModel
 from mixers.checks import UsageError
 
 
@@ -84,7 +84,7 @@ class Trainer(pl.Trainer):
         if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
             own.append(Progress())
         if enable_checkpointing:
-            own.append(KeepLast(save_every_n_steps))
+            own += [BestOfText(), KeepLast(save_every_n_steps)]
             if not any(isinstance(callback, ModelCheckpoint) for callback in own):
                 own.append(ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False))
         hush()
@@ -138,7 +138,7 @@ class Trainer(pl.Trainer):
             self.logger = RunLogger(root, name, version)
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
         if self.is_global_zero and isinstance(model, LitLanguageModel):
-            self._print_results(model.model)
+            print_results(model.model, self)
 
     def validate(  # type: ignore[override]
         self,
@@ -180,10 +180,11 @@ class Trainer(pl.Trainer):
         corpora: list[str | EvalCorpus] = [],  # noqa: B006  (jsonargparse shows and copies it)
         contexts: list[int] = [512, 1024, 2048],  # noqa: B006
         max_tokens: int | None = None,
+        output_dir: str | Path | None = None,
     ) -> list[dict[str, float]]:
         """Measures a model on the test text and on other corpora, by position and by context.
 
-        Tables go to `test` in the folder of the run; corpora.csv is the last to be written.
+        Tables are printed, and go to a folder; corpora.csv is the last to be written.
 
         Args:
             model: The model.
@@ -196,14 +197,21 @@ class Trainer(pl.Trainer):
             contexts: Tokens of context, for the perplexity of the last 128 of windows of the longest of them; that by
                 position is of the same windows.
             max_tokens: Most tokens of each corpus to score, from its beginning; by default all.
+            output_dir: The folder for the tables; by default `test` in the folder of the run.
 
         Returns:
             The metrics, in one dict for each corpus, that of the run first.
+
+        Raises:
+            UsageError: An option is out of range, or `output_dir` cannot be written to.
         """
         path = self._file(ckpt_path)
         if not isinstance(datamodule, Text):
-            if corpora or max_tokens is not None:
-                raise UsageError(f"corpora={corpora} and max_tokens={max_tokens} need the run's Text as datamodule.")
+            if corpora or max_tokens is not None or output_dir is not None:
+                raise UsageError(
+                    f"corpora={corpora}, max_tokens={max_tokens} and output_dir={output_dir} need the run's Text as "
+                    "datamodule."
+                )
             return [dict(r) for r in super().test(model, dataloaders, path, verbose, datamodule, weights_only=True)]
         if self.limit_test_batches != 1.0:
             raise UsageError(
@@ -211,26 +219,16 @@ class Trainer(pl.Trainer):
                 "max_tokens instead."
             )
         evaluation = Evaluation(datamodule, split, corpora, contexts, max_tokens)
+        run = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
+        # Before anything is measured.
+        folder = tables.folder_to_write(run / "test", asked=output_dir) if self.is_global_zero else None
         scores = Scores(evaluation)
         self.callbacks.append(scores)  # type: ignore[attr-defined]
         try:
             super().test(model, dataloaders, path, False, evaluation, weights_only=True)
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
-        folder = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
-        return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
-
-    def _print_results(self, model: LanguageModel) -> None:
-        """Prints the results of a run, where they are, and what to do next."""
-        counts = model.parameter_counts()
-        parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
-        print(f"mixer: {model_mixers(model)}\nparameters: {sum(counts.values()):,} ({parts})")
-        for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
-            if key in self.callback_metrics:
-                print(f"{name}: {number(self.callback_metrics[key].item())}")
-        if best := getattr(self.checkpoint_callback, "best_model_path", ""):
-            path = short_path(best)
-            print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
+        return tables.report(evaluation, scores.sums, folder, verbose and self.is_global_zero)
 
     def _file(self, ckpt_path: str | None) -> Path | None:
         return checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
