@@ -18,8 +18,8 @@ from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import end_without_steps, hush
 from lit_modules.training import checkpoint
-from lit_modules.training.callbacks.best_of_text import BestOfText
 from lit_modules.training.callbacks.finite import Finite
+from lit_modules.training.callbacks.keep_best import KeepBest
 from lit_modules.training.callbacks.keep_last import KeepLast
 from lit_modules.training.callbacks.progress import Progress, Samples, Speed
 from lit_modules.training.checkpoint_io import CheckpointFiles
@@ -84,7 +84,7 @@ class Trainer(pl.Trainer):
         if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
             own.append(Progress())
         if enable_checkpointing:
-            own += [BestOfText(), KeepLast(save_every_n_steps)]
+            own += [KeepBest(), KeepLast(save_every_n_steps)]
             if not any(isinstance(callback, ModelCheckpoint) for callback in own):
                 own.append(ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False))
         hush()

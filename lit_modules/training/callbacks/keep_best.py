@@ -1,4 +1,4 @@
-"""The best checkpoint of a run that goes on with another validation text."""
+"""The best checkpoint of a run that goes on in another folder or with another validation text."""
 
 import os
 from pathlib import Path
@@ -15,8 +15,12 @@ from lit_modules.data.datamodule import Text
 MEASURED_ON = "block_size", "bos", "isolate_documents"  # the data's options that a validation depends on
 
 
-class BestOfText(Callback):
-    """Does not compare losses on different texts: the best checkpoint on an earlier text is renamed, and stays."""
+class KeepBest(Callback):
+    """Keeps a resumed run from writing over its best checkpoint with one that is worse, or not comparable.
+
+    The best checkpoint on another text than before is renamed, and stays. That of a run whose folder was moved is known
+    again; Lightning's ModelCheckpoint would forget how good it was.
+    """
 
     def __init__(self) -> None:
         self._measured_on: dict[str, Any] | None = None
@@ -26,6 +30,14 @@ class BestOfText(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._measured_on = state_dict["measured_on"]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, ModelCheckpoint) and callback.dirpath:
+                _move(state, Path(callback.dirpath))
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         before, self._measured_on = self._measured_on, _measured_on(trainer)
@@ -44,6 +56,18 @@ def _measured_on(trainer: pl.Trainer) -> dict[str, Any] | None:
     options = {name: data.hparams[name] for name in MEASURED_ON}
     text = data.token_file("validation").content
     return {"content": text, "limit_val_batches": trainer.limit_val_batches, **options}
+
+
+def _move(state: dict[str, Any], folder: Path) -> None:
+    """Makes the paths in a ModelCheckpoint's state those of the same files in another folder, if they are there."""
+
+    def here(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    if Path(here(state["best_model_path"])).is_file():
+        state |= {name: here(state[name]) for name in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        state["best_k_models"] = {here(path): score for path, score in state["best_k_models"].items()}
+        state["dirpath"] = str(folder)
 
 
 def _start_anew(callback: ModelCheckpoint, trainer: pl.Trainer) -> None:
