@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from datetime import timedelta
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
@@ -36,6 +37,12 @@ class FitLoop(_FitLoop):
 def end_without_steps(trainer: pl.Trainer) -> None:
     """Lets a trainer that has no steps left call the hooks of a run's start and end."""
     trainer.fit_loop.__class__ = FitLoop
+
+
+def set_timeout(trainer: pl.Trainer, minutes: float) -> None:
+    """Sets how long a process waits for the others, which otherwise only the constructor of a strategy can."""
+    if hasattr(trainer.strategy, "_timeout"):
+        trainer.strategy._timeout = timedelta(minutes=minutes)
 
 
 def batches_done(trainer: pl.Trainer | None) -> int:

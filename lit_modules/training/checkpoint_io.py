@@ -35,9 +35,10 @@ class CheckpointFiles(TorchCheckpointIO):
             os.replace(partial, path)
             _write_through(path.parent)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)  # its room counts as free
             raise UsageError(_not_saved(path, error, file.size if file else 0)) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, place: storage, weights_only: bool | None = True

@@ -4,6 +4,7 @@ import re
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
+from torch.distributed import DistError
 
 from lit_modules.console import did_you_mean
 from lit_modules.training.mixer_config import complete
@@ -19,6 +20,31 @@ NOISE = {
     r"<class '([\w.]+)'>": r"\1",
     r"(?:typing|collections\.abc)\.": "",
 }
+
+
+GO_ON = "go on with fit --ckpt_path=last"
+
+
+def of_other_process(error: Exception) -> UsageError | None:
+    """What a process that this one needs ended with, as one sentence; None for any other error."""
+    said = str(error).strip()
+    if re.match(r"Caught \w+ in DataLoader worker process", said):
+        sentence = said.splitlines()[-1].partition(": ")[2]  # what follows the error's name, below its traceback
+        if isinstance(error, UsageError):
+            return UsageError(sentence)
+        if isinstance(error, OSError):
+            return UsageError(f"the training text cannot be read ({sentence}): {GO_ON}, which prepares it anew.")
+    if match := re.match(r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)", said):
+        return UsageError(
+            f"a process that reads the training text ended too early (it {match[1]}): {GO_ON}, and with a smaller "
+            "--data.num_workers if memory ran out."
+        )
+    if isinstance(error, DistError) or "gloo" in said:
+        return UsageError(
+            f"another process of this run was killed, or has not answered within trainer.process_timeout: see what it "
+            f"said last, and {GO_ON}."
+        )
+    return None
 
 
 class Parser(ArgumentParser):

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
-from lit_modules.lightning_internals import end_without_steps, hush
+from lit_modules.lightning_internals import end_without_steps, hush, set_timeout
 from lit_modules.training import checkpoint
 from lit_modules.training.callbacks.finite import Finite
 from lit_modules.training.callbacks.keep_best import KeepBest
@@ -43,6 +43,7 @@ class Trainer(pl.Trainer):
             validation and when the run is stopped.
         skip_nonfinite_steps: Whether an optimizer step whose gradient is infinite or not a number is left out, for
             which the processor waits for the GPU on every step; otherwise it stops the run.
+        process_timeout: Minutes that one of several processes waits for another that hangs, before the run ends.
         accumulate_grad_batches: Batches that an optimizer step takes its gradient from.
         logger: Where to log; by default to TensorBoard, in a folder runs/MIXER/version_N.
         callbacks: Callbacks beside the trainer's own.
@@ -63,6 +64,7 @@ class Trainer(pl.Trainer):
         val_check_interval: int | None = None,
         save_every_n_steps: int = 500,
         skip_nonfinite_steps: bool = False,
+        process_timeout: float = 30,
         accumulate_grad_batches: int = 1,
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
@@ -76,6 +78,8 @@ class Trainer(pl.Trainer):
     ):
         if max_epochs is not None:
             raise UsageError(f"max_epochs={max_epochs} has no meaning for an endless stream: set max_steps instead.")
+        if not process_timeout > 0:
+            raise UsageError(f"process_timeout={process_timeout} is too small: write minutes, more than 0.")
         if precision == "auto":
             precision, reason = best_precision(accelerator)
             rank_zero_info(f"precision: {precision} ({reason})")
@@ -110,6 +114,7 @@ class Trainer(pl.Trainer):
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # else it is one that the user chose
             self.strategy.checkpoint_io = CheckpointFiles()
         end_without_steps(self)
+        set_timeout(self, minutes=process_timeout)
 
     def fit(  # type: ignore[override]  # nothing is ever unpickled, so there is no `weights_only` to choose
         self,
