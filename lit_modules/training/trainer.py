@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
 from pytorch_lightning.accelerators import Accelerator
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -18,10 +17,7 @@ from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import end_without_steps, hush, set_timeout
 from lit_modules.training import checkpoint
-from lit_modules.training.callbacks.finite import Finite
-from lit_modules.training.callbacks.keep_best import KeepBest
-from lit_modules.training.callbacks.keep_last import KeepLast
-from lit_modules.training.callbacks.progress import Progress, Samples, Speed
+from lit_modules.training.callbacks.standard import all_callbacks
 from lit_modules.training.checkpoint_io import CheckpointFiles
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import model_mixers
@@ -83,14 +79,12 @@ class Trainer(pl.Trainer):
         if precision == "auto":
             precision, reason = best_precision(accelerator)
             rank_zero_info(f"precision: {precision} ({reason})")
-        own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        own += [Finite(skip=skip_nonfinite_steps), Speed(), Samples()]
-        if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
-            own.append(Progress())
-        if enable_checkpointing:
-            own += [KeepBest(), KeepLast(save_every_n_steps)]
-            if not any(isinstance(callback, ModelCheckpoint) for callback in own):
-                own.append(ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False))
+        own = all_callbacks(
+            callbacks,
+            progress_bar=enable_progress_bar,
+            checkpoints_every_n_steps=save_every_n_steps if enable_checkpointing else None,
+            skip_nonfinite_steps=skip_nonfinite_steps,
+        )
         hush()
         self._logs_to_folder = logger is None or logger is True  # which `fit` knows
         super().__init__(
