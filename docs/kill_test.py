@@ -197,7 +197,7 @@ def run(kills: int, steps: int, seed: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of a run")
+    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of a run")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,5 +1,7 @@
 """Going on when the last checkpoint is damaged, the validation text has changed, or the run was moved."""
 
+import errno
+import os
 from pathlib import Path
 from shutil import copytree
 
@@ -123,3 +125,15 @@ def test_a_worse_checkpoint_on_the_same_text_does_not_replace_the_best(root: str
     main([*RESUME, "--model.lr=1", f"--trainer.default_root_dir={root}"])  # which makes it worse
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"] == before
+
+
+def test_a_disk_that_is_full_at_the_start_is_said_in_one_sentence(
+    checkpoints: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = (checkpoints.parent / "config.yaml").read_bytes()
+    monkeypatch.setattr(os, "replace", fill)
+    assert says(RESUME, capsys).startswith("the disk is full ([Errno 28] No space left on device): make room")
+    assert (checkpoints.parent / "config.yaml").read_bytes() == before

@@ -16,7 +16,7 @@ from lit_modules.data.cache import replace_text
 from lit_modules.data.datamodule import Text
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, resume
-from lit_modules.training.errors import Parser, of_other_process
+from lit_modules.training.errors import Parser, explain
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.trainer import Trainer
 from mixers import available
@@ -121,7 +121,7 @@ def run_command(argv: Sequence[str]) -> None:
     except MisconfigurationException as error:
         raise UsageError(str(error)) from error
     except (OSError, RuntimeError, UsageError) as error:
-        raise of_other_process(error) or error from error
+        raise explain(error) or error from error
 
 
 def options_of(argv: Sequence[str], *names: str) -> list[str]:

@@ -1,5 +1,6 @@
 """One sentence for each mistake on the command line."""
 
+import errno
 import re
 from typing import NoReturn
 
@@ -22,12 +23,15 @@ NOISE = {
 }
 
 
+FULL_DISK = errno.ENOSPC, errno.EDQUOT
 GO_ON = "go on with fit --ckpt_path=last"
 
 
-def of_other_process(error: Exception) -> UsageError | None:
-    """What a process that this one needs ended with, as one sentence; None for any other error."""
+def explain(error: Exception) -> UsageError | None:
+    """What a full disk, or a process that this one needs, ended a run with, as one sentence; None for other errors."""
     said = str(error).strip()
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return UsageError(f"the disk is full ({said}): make room, and {GO_ON}.")
     if re.match(r"Caught \w+ in DataLoader worker process", said):
         sentence = said.splitlines()[-1].partition(": ")[2]  # what follows the error's name, below its traceback
         if isinstance(error, UsageError):
