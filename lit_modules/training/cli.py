@@ -7,16 +7,18 @@ from contextlib import nullcontext
 from inspect import getdoc
 from pathlib import Path
 
+import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
 import mixers.names  # noqa: F401  (the short names)
 from lit_modules.console import command
+from lit_modules.data.cache import replace_text
 from lit_modules.data.datamodule import Text
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, resume
 from lit_modules.training.allowed_imports import restrict_imports
-from lit_modules.training.errors import Parser
+from lit_modules.training.errors import Parser, explain
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.sharded import weights_later
@@ -27,6 +29,19 @@ from mixers.checks import UsageError
 
 class LightningParser(Parser, LightningArgumentParser):
     """Lightning's parser, with sentences for mistakes."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the options of a run when it begins to train: by then all is checked, and a checkpoint is restored."""
+
+    def setup(self, *_: object, **__: object) -> None:
+        """Not yet, as Lightning would."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        folder = trainer.log_dir  # which all processes ask for together
+        if folder is not None and trainer.is_global_zero:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            replace_text(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
 
 
 class CLI(CLIWithoutCheckpoints):
@@ -46,8 +61,7 @@ class CLI(CLIWithoutCheckpoints):
             Text,
             trainer_class=Trainer,
             parser_class=LightningParser,
-            save_config_callback=SaveConfigCallback if argv[0] == "fit" else None,
-            save_config_kwargs={"overwrite": True},  # a run that goes on has one already
+            save_config_callback=SaveConfig if argv[0] == "fit" else None,
             auto_configure_optimizers=False,
             parser_kwargs={"allow_abbrev": False, argv[0]: options},
         )
@@ -79,7 +93,7 @@ class CLI(CLIWithoutCheckpoints):
         self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(path, content))}", *options])
         config, step = self.config[name], content["global_step"]
         resume.check(content, config.as_dict())
-        if name == "fit" and 0 < config.trainer.max_steps <= step:
+        if name == "fit" and resume.is_finished(content, config.trainer):
             raise UsageError(
                 f"ckpt_path={asked.ckpt_path!r} is at step {step} already, and trainer.max_steps="
                 f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
@@ -113,6 +127,8 @@ def run_command(argv: Sequence[str]) -> None:
         CLI(argv)
     except MisconfigurationException as error:
         raise UsageError(str(error)) from error
+    except (OSError, RuntimeError, UsageError) as error:
+        raise explain(error) or error from error
 
 
 def options_of(argv: Sequence[str], *names: str) -> list[str]:

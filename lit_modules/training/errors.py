@@ -1,9 +1,11 @@
 """One sentence for each mistake on the command line."""
 
+import errno
 import re
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
+from torch.distributed import DistError
 
 from lit_modules.console import did_you_mean
 from lit_modules.training.allowed_imports import refusal
@@ -20,6 +22,34 @@ NOISE = {
     r"<class '([\w.]+)'>": r"\1",
     r"(?:typing|collections\.abc)\.": "",
 }
+
+
+FULL_DISK = errno.ENOSPC, errno.EDQUOT
+GO_ON = "go on with fit --ckpt_path=last"
+
+
+def explain(error: Exception) -> UsageError | None:
+    """What a full disk, or a process that this one needs, ended a run with, as one sentence; None for other errors."""
+    said = str(error).strip()
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return UsageError(f"the disk is full ({said}): make room, and {GO_ON}.")
+    if re.match(r"Caught \w+ in DataLoader worker process", said):
+        sentence = said.splitlines()[-1].partition(": ")[2]  # what follows the error's name, below its traceback
+        if isinstance(error, UsageError):
+            return UsageError(sentence)
+        if isinstance(error, OSError):
+            return UsageError(f"the training text cannot be read ({sentence}): {GO_ON}, which prepares it anew.")
+    if match := re.match(r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)", said):
+        return UsageError(
+            f"a process that reads the training text ended too early (it {match[1]}): {GO_ON}, and with a smaller "
+            "--data.num_workers if memory ran out."
+        )
+    if isinstance(error, DistError) or "gloo" in said:
+        return UsageError(
+            f"another process of this run was killed, or has not answered within trainer.process_timeout: see what it "
+            f"said last, and {GO_ON}."
+        )
+    return None
 
 
 class Parser(ArgumentParser):

@@ -107,11 +107,6 @@ class LitLanguageModel(pl.LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = self.model.loss(batch[:, :-1], batch[:, 1:])
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"the training loss is {loss.item()} at step {self.global_step + 1}: "
-                    f"lower model.lr={self.hparams['lr']} or lengthen the warm-up."
-                )
             self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss

@@ -28,6 +28,15 @@ def as_config(path: Path, content: Options) -> Options:
     }
 
 
+def is_finished(content: Options, trainer: Options) -> bool:
+    """Whether a checkpoint is of a run that has all its steps and, if it validates at all, its last validation."""
+    step, validated = content["global_step"], content.get("callbacks", {}).get("KeepLast", {}).get("validated_step", 0)
+    validates = trainer["limit_val_batches"] != 0
+    return bool(
+        0 < trainer["max_steps"] <= step and (validated == step or trainer["max_steps"] < step or not validates)
+    )
+
+
 def check(content: Options, options: Options) -> None:
     """Raises UsageError for an option, of the sections model and data, that the weights were not made for."""
     model, data = content["hyper_parameters"], content["datamodule_hyper_parameters"]
