@@ -2,15 +2,19 @@
 
 import logging
 import warnings
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
+from pytorch_lightning.strategies.parallel import ParallelStrategy
 
 # What Lightning says of itself, or says again after us.
 NOISE = ("💡 Tip:", "GPU available:", "TPU available:", "Using bfloat16 Automatic", "`Trainer.fit` stopped")
 WARNINGS = (
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     "The dirpath has changed from",  # in validation and tests, where nothing is saved
+    "It is recommended to use `self.log\\('val/",  # of what is added up over all processes already
 )
 
 
@@ -19,6 +23,33 @@ class CLIWithoutCheckpoints(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         pass
+
+
+class DataParallelMesh(ModelParallelStrategy):
+    """Lightning's strategy for FSDP2, which saves and restores as any other strategy does.
+
+    All processes have different data and each a part of the model; Lightning's default is one copy of the data for all
+    processes of a host, which would train without an error.
+    """
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return ParallelStrategy.lightning_module_state_dict(self)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+
+def strategy_of(module: pl.LightningModule) -> Strategy | None:
+    """The strategy that a module is trained with; None without a trainer, as when it is loaded from a checkpoint."""
+    return module._trainer.strategy if module._trainer else None
 
 
 def batches_done(trainer: pl.Trainer | None) -> int:
@@ -61,6 +92,11 @@ def validate_now(trainer: pl.Trainer) -> None:
     trainer.validating = True
     loop.run()
     trainer.training = True
+
+
+def leave_signals_to_us(trainer: pl.Trainer) -> None:
+    """Keeps Lightning from asking the first process before each batch whether it got a SIGTERM: all wait for that."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def hush() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training.mixer_config import factory
+from lit_modules.training.sharded_checkpoint import REST, is_sharded_checkpoint, read_shards
 from mixers import LanguageModel
 from mixers.checks import MissingFileError, UsageError
 
@@ -28,7 +29,8 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
         MissingFileError: There is no such file.
         UsageError: The file is not one of our checkpoints, or was not trained on text.
     """
-    content = read_file(find(ckpt_path, root))
+    path = find(ckpt_path, root)
+    content = read_shards(path) if is_sharded_checkpoint(path) else read_file(path)
     saved = content["hyper_parameters"]
     options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
     if "mixer" in options:
@@ -42,7 +44,7 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
 def find(ckpt_path: str | Path, root: str | Path) -> Path:
     """The file that `ckpt_path` means, as `load` has it; raises MissingFileError where there is none."""
     if ckpt_path != "last":
-        if not Path(ckpt_path).is_file():
+        if not main_file(Path(ckpt_path)).is_file():
             raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} is no file: write the path of a .ckpt, or last.")
         return Path(ckpt_path)
     candidates = list(Path(root).rglob("last.ckpt"))
@@ -57,7 +59,8 @@ def find(ckpt_path: str | Path, root: str | Path) -> Path:
 def read_file(path: Path) -> Options:
     """The content of one of our checkpoints, of which nothing is executed; raises UsageError for any other file."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # most callers read no weights
+        # Most callers read no weights.
+        content = torch.load(main_file(path), map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         content = None
     if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
@@ -67,6 +70,11 @@ def read_file(path: Path) -> Options:
     if "Text" not in content:
         raise UsageError(f"ckpt_path={str(path)!r} holds no tokenizer: write the path of a checkpoint that fit saved.")
     return content
+
+
+def main_file(path: Path) -> Path:
+    """The file that holds everything but the weights: of a sharded checkpoint one of several, else the only one."""
+    return path / REST if is_sharded_checkpoint(path) else path
 
 
 def run_folder(path: Path) -> Path | None:

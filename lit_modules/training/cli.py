@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from inspect import getdoc
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from lit_modules.data.datamodule import Text
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, resume
 from lit_modules.training.errors import Parser
+from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
 from mixers import available
 from mixers.checks import UsageError
@@ -80,11 +83,13 @@ class CLI(CLIWithoutCheckpoints):
                 f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
             )
         self.saved = content["datamodule_hyper_parameters"]
-        config.ckpt_path = config.data.tokenizer = str(path)
+        config.ckpt_path, config.data.tokenizer = str(path), str(checkpoint.main_file(path))
 
     def instantiate_classes(self) -> None:
+        sharded = self.config[self.subcommand].trainer.strategy == FSDP2.strategy_name
         try:
-            super().instantiate_classes()
+            with weights_later() if sharded else nullcontext():
+                super().instantiate_classes()
         except (ValueError, TypeError) as error:
             if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
@@ -16,9 +17,11 @@ from torchmetrics import MeanMetric
 from lit_modules.console import did_you_mean
 from lit_modules.data.datamodule import Text
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
-from lit_modules.lightning_internals import batch_index, step_is_logged
+from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
+from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
 from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
+from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from mixers import LanguageModel
 from mixers.checks import UsageError
 from mixers.ops.compiled import no_compiler
@@ -68,7 +71,9 @@ class LitLanguageModel(pl.LightningModule):
         for name, value in {**model}.items():
             if name not in known:
                 raise UsageError(f"{name}={value!r} is no option of the model{did_you_mean(name, known)}")
-        self.model = LanguageModel(**model)
+        self._recipe = Recipe.of({**model})
+        with weights_device():
+            self.model = LanguageModel(**model)
         mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
         self._val_losses: list[MeanMetric] = []  # of each validation text
@@ -77,6 +82,8 @@ class LitLanguageModel(pl.LightningModule):
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
 
     def configure_model(self) -> None:
+        if isinstance(strategy := strategy_of(self), FSDP2):
+            self.model = shard(self.model, self._recipe, strategy.device_mesh["data_parallel"])
         if not self.hparams["compile"]:
             return
         if reason := no_compiler(self.trainer.strategy.root_device):
@@ -101,6 +108,13 @@ class LitLanguageModel(pl.LightningModule):
             self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
+
+    def on_validation_start(self) -> None:
+        check_shares(self.trainer.val_dataloaders, self.trainer.world_size)
+
+    def on_test_start(self) -> None:
+        if is_sharded(self.model):  # otherwise no process waits for another
+            check_shares(self.trainer.test_dataloaders, self.trainer.world_size)
 
     def on_validation_epoch_start(self) -> None:
         loaders = self.trainer.val_dataloaders
@@ -139,7 +153,7 @@ class LitLanguageModel(pl.LightningModule):
         elif gradient_clip_val:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
             if step_is_logged(self.trainer):
-                self.log("grad_norm", norm)
+                self.log("grad_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         # A GradScaler and a fused step both want to unscale the gradients, and clipping needs them unscaled before.

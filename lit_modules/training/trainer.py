@@ -10,6 +10,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.console import command, number, short_path
@@ -20,9 +21,11 @@ from lit_modules.lightning_internals import hush
 from lit_modules.training import checkpoint
 from lit_modules.training.callbacks.keep_last import KeepLast
 from lit_modules.training.callbacks.progress import Progress, Samples, Speed
+from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import model_mixers
 from lit_modules.training.precision import best_precision
+from lit_modules.training.strategies import choose_strategy
 from mixers import LanguageModel
 from mixers.checks import UsageError
 
@@ -46,6 +49,10 @@ class Trainer(pl.Trainer):
         max_epochs: Not for this trainer: a run is measured in steps.
         accelerator: The hardware: `auto`, `cpu`, `gpu` or any that Lightning knows.
         default_root_dir: The folder of all runs.
+        strategy: How processes share the work: with `ddp` each has the whole model, with `fsdp2` a part of the model
+            and of the optimizer's state, for models that do not fit otherwise; `auto` is `ddp` for several.
+        sharded_checkpoints: Whether with `fsdp2` each process saves its own part, so that a checkpoint is a folder;
+            otherwise it is one file, for which the first process needs the memory.
         options: Options of Lightning's trainer.
     """
 
@@ -65,6 +72,8 @@ class Trainer(pl.Trainer):
         max_epochs: int | None = None,
         accelerator: str | Accelerator = "auto",
         default_root_dir: str | Path = "runs",
+        strategy: str | Strategy = "auto",
+        sharded_checkpoints: bool = False,
         **options: Any,
     ):
         if max_epochs is not None:
@@ -72,6 +81,7 @@ class Trainer(pl.Trainer):
         if precision == "auto":
             precision, reason = best_precision(accelerator)
             rank_zero_info(f"precision: {precision} ({reason})")
+        strategy = choose_strategy(strategy, sharded_checkpoints=sharded_checkpoints, precision=precision)
         own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
         own += [Speed(), Samples()]
         if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
@@ -97,6 +107,7 @@ class Trainer(pl.Trainer):
             enable_model_summary=enable_model_summary,
             accelerator=accelerator,
             default_root_dir=default_root_dir,
+            strategy=strategy,
             use_distributed_sampler=False,  # the data know their share
             **options,
         )
@@ -223,4 +234,7 @@ class Trainer(pl.Trainer):
             print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
 
     def _file(self, ckpt_path: str | None) -> Path | None:
-        return checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
+        if path and path.is_dir() and not isinstance(self.strategy, FSDP2):
+            raise UsageError(f"ckpt_path={str(path)!r} is a folder: write --trainer.strategy=fsdp2 to read it.")
+        return path

@@ -46,6 +46,12 @@ class Block(nn.Module):
         y = self.mixer(normed) if documents is None else mix_documents(self.mixer, normed, documents)
         return self._add(x, y)
 
+    def initial_state(self, batch: int) -> State:
+        return self.mixer.initial_state(batch)
+
+    def prepare_decoding(self, state: State, tokens: int) -> State:
+        return self.mixer.prepare_decoding(state, tokens)
+
     def extend(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, state = self.mixer.extend(self.mixer_norm(x), state)
         return self._add(x, y), state

@@ -39,6 +39,7 @@ class Decoder:
         self._model, self._state = model, state
         modules = model.modules() if isinstance(model, nn.Module) else ()
         self._grows = any(isinstance(module, Mixer) and not module.constant_state for module in modules)
+        self._captures: bool = getattr(model, "captures_graphs", True)
         self._start_token: int | None = getattr(model, "start_token", None)
         self._room = 0  # tokens that the state has room for; if it does not grow, 1 once it is prepared
         self._warm = 0  # tokens decoded since it was prepared
@@ -71,7 +72,7 @@ class Decoder:
         return self._step(x.unsqueeze(1)).squeeze(1)
 
     def _step(self, x: Tensor) -> Tensor:
-        if not x.is_cuda or self._warm < WARM_UP:
+        if not (x.is_cuda and self._captures) or self._warm < WARM_UP:
             self._warm += 1
             y, self._state = self._model.decode(x, self._state)
             return y

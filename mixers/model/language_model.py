@@ -1,7 +1,6 @@
 """The language model: embedding, blocks, norm and head."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +50,7 @@ class LanguageModel(nn.Module):
     """
 
     changeable_options = frozenset({"dropout", "recompute"})  # that may change when a run is resumed
+    captures_graphs = True  # whether `Decoder` may capture decoding as a CUDA graph
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class LanguageModel(nn.Module):
 
     def initial_state(self, batch: int) -> States:
         """The states of all mixers before the first token."""
-        return tuple(block.mixer.initial_state(batch) for block in self.blocks)
+        return self._initial_state(batch)
 
     def extend(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         """Logits for the next tokens, any number of them, and the states after them."""
@@ -130,22 +130,19 @@ class LanguageModel(nn.Module):
     def prepare_decoding(self, states: States, tokens: int) -> States:
         """The states with room for `decode` to add `tokens` tokens; with `tokens=0` states without such room."""
         pairs = zip(self.blocks, states, strict=True)
-        return tuple(block.mixer.prepare_decoding(state, tokens) for block, state in pairs)
+        return tuple(block.prepare_decoding(state, tokens) for block, state in pairs)
 
     def decode(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         """`extend` by one token (batch, 1), which may write into `states`, made by `prepare_decoding`.
 
         What `start_token` asks for is left to the caller, `Decoder`, since looking at ids would make a GPU wait.
         """
-        features, states = self._advance(Block.decode, ids, states)
+        features, states = self._advance("decode", ids, states)
         return F.linear(features, self._output_weight), states
 
     def restart(self, states: States, rows: Tensor) -> States:
         """The states with those rows (batch,) that are true as they were before their first token."""
-        if not rows.any():
-            return states
-        initial = self.initial_state(len(rows))
-        return initial if rows.all() else where_rows(rows, initial, states)
+        return self._restart(states, rows)
 
     def parameter_counts(self) -> dict[str, int]:
         """Numbers of parameters by purpose: mixer, feed_forward, embedding (with the head) and norm."""
@@ -154,6 +151,17 @@ class LanguageModel(nn.Module):
         for name, parameter in self.named_parameters():
             counts[next(purpose for part, purpose in purposes.items() if part in name)] += parameter.numel()
         return counts
+
+    # What follows is called within the public methods, each of which a sharded model wraps: none of them calls another.
+
+    def _initial_state(self, batch: int) -> States:
+        return tuple(block.initial_state(batch) for block in self.blocks)
+
+    def _restart(self, states: States, rows: Tensor) -> States:
+        if not rows.any():
+            return states
+        initial = self._initial_state(len(rows))
+        return initial if rows.all() else where_rows(rows, initial, states)
 
     def _features(self, ids: Tensor) -> Tensor:
         x = self.dropout(self.embed(ids))
@@ -165,18 +173,18 @@ class LanguageModel(nn.Module):
 
     def _extend(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         if self.start_token is None:
-            return self._advance(Block.extend, ids, states)
+            return self._advance("extend", ids, states)
         columns, features = (ids == self.start_token).any(0).nonzero().flatten(), []  # where a document begins in a row
         for piece in ids.tensor_split(columns.tolist(), 1):
-            states = self.restart(states, (piece[:, :1] == self.start_token).any(1))
-            x, states = self._advance(Block.extend, piece, states)
+            states = self._restart(states, (piece[:, :1] == self.start_token).any(1))
+            x, states = self._advance("extend", piece, states)
             features.append(x)
         return torch.cat(features, 1), states
 
-    def _advance(self, step: Callable[..., Any], ids: Tensor, states: States) -> tuple[Tensor, States]:
+    def _advance(self, step: Literal["extend", "decode"], ids: Tensor, states: States) -> tuple[Tensor, States]:
         x, after = self.dropout(self.embed(ids)), []
         for block, state in zip(self.blocks, states, strict=True):
-            x, state = step(block, x, state)
+            x, state = getattr(block, step)(x, state)
             after.append(state)
         return self.norm(x), tuple(after)
 

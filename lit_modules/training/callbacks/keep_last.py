@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from lit_modules.console import command, short_path
-from lit_modules.lightning_internals import step_is_done, validate_now, validation_is_due
+from lit_modules.lightning_internals import leave_signals_to_us, step_is_done, validate_now, validation_is_due
+from lit_modules.training.callbacks.stop_votes import StopVotes
 
 
 class Stopped(SystemExit):
@@ -41,6 +42,8 @@ class KeepLast(Callback):
         if threading.current_thread() is threading.main_thread():  # the only one that may handle signals
             # Here, because Lightning installs its own handlers just before.
             self._handlers = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._votes = StopVotes()
+        leave_signals_to_us(trainer)
         # Lightning takes a checkpoint from before a validation for one from after it, and would leave it out.
         if trainer.global_step > self.validated_step and validation_is_due(trainer):
             validate_now(trainer)
@@ -48,14 +51,14 @@ class KeepLast(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if not step_is_done(trainer):
             return  # gradients of half a step are in no checkpoint
-        self._agree(trainer)
+        self._agree()
         if self.ending or trainer.global_step % self.every_n_steps == 0 or validation_is_due(trainer):
             self._save(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # The checkpoint from before the validation is there already: this one is run again from its start.
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._agree(trainer)
+            self._agree()
             self._end_if_asked(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -81,8 +84,8 @@ class KeepLast(Callback):
             raise KeyboardInterrupt
         self.asked = number
 
-    def _agree(self, trainer: pl.Trainer) -> None:
-        self.ending = trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
+    def _agree(self) -> None:
+        self.ending = self._votes.any_stops(self.asked is not None)
 
     def _path(self, trainer: pl.Trainer) -> Path:
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)  # that of the best checkpoint

@@ -14,6 +14,8 @@ from torch import Tensor
 from lit_modules.console import number
 from lit_modules.evaluation.completion import Sampling, complete
 from lit_modules.lightning_internals import step_is_done, step_is_logged
+from lit_modules.training.sharded import is_sharded, same_logits
+from mixers import LanguageModel
 
 
 class Speed(Callback):
@@ -40,12 +42,15 @@ class Samples(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if tokenizer is None or not boards or trainer.sanity_checking or not trainer.is_global_zero:
+        if tokenizer is None or not boards or trainer.sanity_checking:
             return
-        sampling = Sampling(max_tokens=100, seed=0)
-        [text] = complete(pl_module.model, tokenizer, [""], sampling)  # type: ignore[arg-type]
+        model: LanguageModel = pl_module.model  # type: ignore[assignment]
+        if not (trainer.is_global_zero or is_sharded(model)):  # of a sharded one each process has a part only
+            return
+        with same_logits(model):
+            [text] = complete(model, tokenizer, [""], Sampling(max_tokens=100, seed=0))
         for board in boards:
-            board.experiment.add_text("sample", text, trainer.global_step)
+            board.experiment.add_text("sample", text, trainer.global_step)  # does nothing but on the first process
 
 
 class Progress(TQDMProgressBar):
