@@ -260,7 +260,7 @@ class Text(LightningDataModule):
         """All that the blocks and their training order depend on."""
         order = {name: self.hparams[name] for name in ("block_size", "bos", "seed")}
         if self.mixture.stream is not None:
-            return {"content": self.mixture.stream.content(), **order}
+            return {"content": self.mixture.stream.content, **order}
         content = {name: file.content for name, file in self.token_files("train").items()}
         if len(content) == 1:
             return {"content": next(iter(content.values())), **order}
