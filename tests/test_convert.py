@@ -54,7 +54,7 @@ def test_one_file_becomes_shards_and_shards_one_file(last: Path) -> None:
     [
         (["last", "corpus.txt"], "output='corpus.txt' is there already"),
         (["last", "runs"], "output='runs' is there already"),
-        (["corpus.txt", "new"], "corpus.txt' is no checkpoint"),
+        (["corpus.txt", "new"], "corpus.txt' is damaged, or no checkpoint"),
         (["nowhere.ckpt", "new"], "nowhere.ckpt' is no file"),
         (["last", "new", "--to=file"], "has the form --to=file already"),
         (["last", "new", "--to=onnx"], "onnx"),
