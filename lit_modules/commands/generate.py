@@ -4,6 +4,7 @@ from lit_modules.commands.parser import Repeated
 from lit_modules.evaluation.completion import Sampling, complete, stream_completion
 from lit_modules.training import checkpoint
 from lit_modules.training.precision import device
+from mixers.checks import UsageError
 
 
 def generate(
@@ -33,6 +34,9 @@ def generate(
         accelerator: The hardware to run on: `auto`, `cpu`, `gpu` or `mps`.
         root: The folder of all runs.
     """
+    for name, texts in {"prompt": prompt, "stop": stop}.items():
+        for text in texts or ():
+            check_unicode(text, name)
     options = Sampling(max_tokens, temperature, top_k, top_p, seed, tuple(stop or []))
     model, tokenizer = checkpoint.load(ckpt_path, root=root)
     model.to(device(accelerator))
@@ -45,3 +49,11 @@ def generate(
         case several:
             for start, text in zip(several, complete(model, tokenizer, several, options), strict=True):
                 print(f"{start}{text}\n")
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Raises UsageError for an argument with bytes that are not UTF-8, which Python reads as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name}={text!r} has bytes that are not UTF-8: write text in UTF-8.") from error

@@ -14,11 +14,12 @@ from lit_modules.console import command
 from lit_modules.data.datamodule import Text
 from lit_modules.lightning_internals import CLIWithoutCheckpoints
 from lit_modules.training import checkpoint, resume
+from lit_modules.training.config_file import check_configs
 from lit_modules.training.errors import Parser
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.trainer import Trainer
 from mixers import available
-from mixers.checks import UsageError
+from mixers.checks import SEEDS, UsageError, between
 
 
 class LightningParser(Parser, LightningArgumentParser):
@@ -60,8 +61,13 @@ class CLI(CLIWithoutCheckpoints):
         parser.link_arguments("seed_everything", "model.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+        self._parse(parser)
+        between(0, SEEDS, seed_everything=self.config[self.argv[0]].seed_everything)
+
+    def _parse(self, parser: LightningArgumentParser) -> None:
         name, *options = self.argv
         where = options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir")
+        check_configs(where)
         asked = parser.parse_args([name, *where])[name] if where else None
         if asked is None or not asked.ckpt_path:
             self.config = parser.parse_args(self.argv)
@@ -85,7 +91,7 @@ class CLI(CLIWithoutCheckpoints):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ModuleNotFoundError) as error:
             if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise
             # What a constructor says is wrong, without what jsonargparse says around it.

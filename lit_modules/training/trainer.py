@@ -23,6 +23,7 @@ from lit_modules.training.callbacks.progress import Progress, Samples, Speed
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import model_mixers
 from lit_modules.training.precision import best_precision
+from lit_modules.training.trainer_options import check_options
 from mixers import LanguageModel
 from mixers.checks import UsageError
 
@@ -67,8 +68,8 @@ class Trainer(pl.Trainer):
         default_root_dir: str | Path = "runs",
         **options: Any,
     ):
-        if max_epochs is not None:
-            raise UsageError(f"max_epochs={max_epochs} has no meaning for an endless stream: set max_steps instead.")
+        own_options = ("max_steps", "max_epochs", "val_check_interval", "save_every_n_steps", "accumulate_grad_batches")
+        check_options(options | {name: value for name, value in locals().items() if name in own_options})
         if precision == "auto":
             precision, reason = best_precision(accelerator)
             rank_zero_info(f"precision: {precision} ({reason})")

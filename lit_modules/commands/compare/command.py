@@ -11,7 +11,7 @@ from lit_modules.commands.compare import report, tables
 from lit_modules.commands.compare.cost import costs_of
 from lit_modules.commands.compare.results import kept_results
 from lit_modules.commands.compare.runner import check_same, run_all, test_arguments
-from lit_modules.commands.compare.study import Options, Study, read_study
+from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.console import short_path
 from lit_modules.data.cache import default_cache
 from lit_modules.data.corpora import load_corpus
@@ -19,6 +19,7 @@ from lit_modules.data.datamodule import Text
 from lit_modules.data.readers import READERS
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation
 from lit_modules.training.cli import run_command
+from lit_modules.training.config_file import Options
 from lit_modules.training.precision import device
 from mixers.checks import UsageError
 

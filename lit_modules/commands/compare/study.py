@@ -6,14 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from lit_modules.training.config_file import Options, read_options
 from mixers.checks import MissingFileError, UsageError, at_least
-
-Options = dict[str, Any]
 
 SPELT = str.maketrans({"γ": "gamma", "=": "", "+": " plus "})  # in the names of folders
 LOGGER = "pytorch_lightning.loggers.TensorBoardLogger"
@@ -135,27 +132,10 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         raise UsageError(f"study={str(path)!r}: {' '.join(str(error).split())}") from error
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a name that stands twice, of which YAML would quietly take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Options:
-        names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"{name!r} stands twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path, what: str) -> Options:
     if not path.is_file():
         raise MissingFileError(f"{what}={str(path)!r} is no file: write the path of a YAML file.")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{what}={str(path)!r} is not right: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{what}={str(path)!r} has no keys: it should be a YAML file of options.")
-    return content
+    return read_options(path, what)
 
 
 def deep_merge(below: Options, above: Options) -> Options:
