@@ -21,6 +21,13 @@ class CLIWithoutCheckpoints(LightningCLI):
         pass
 
 
+class NothingRuns(LightningCLI):
+    """LightningCLI that builds everything and starts nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def batches_done(trainer: pl.Trainer | None) -> int:
     """Training batches that a trainer has finished, those before it was resumed included; none without a trainer.
 

@@ -1,8 +1,9 @@
 """Lightning's commands: `fit`, `validate` and `test`, with everything a run needs as options."""
 
 import argparse
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from inspect import getdoc
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 import mixers.names  # noqa: F401  (the short names)
 from lit_modules.console import command
 from lit_modules.data.datamodule import Text
-from lit_modules.lightning_internals import CLIWithoutCheckpoints
+from lit_modules.lightning_internals import CLIWithoutCheckpoints, NothingRuns
 from lit_modules.training import checkpoint, resume
 from lit_modules.training.config_file import check_configs
 from lit_modules.training.errors import Parser
@@ -103,15 +104,32 @@ class CLI(CLIWithoutCheckpoints):
             self.datamodule.hparams["tokenizer"] = self.saved["tokenizer"]
 
 
+class Built(NothingRuns, CLI):
+    """A command with everything built, and not run."""
+
+
+def build(argv: Sequence[str]) -> None:
+    """Builds all that a command needs without running it; raises UsageError where an option is wrong."""
+    with usage_errors():
+        Built(argv)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Makes UsageErrors of Lightning's own."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UsageError(str(error)) from error
+
+
 def run_command(argv: Sequence[str]) -> None:
     """Runs one of Lightning's commands; raises UsageError where an option is wrong, or what it names."""
     if "--model.mixer.help" in options_of(argv, "--model.mixer.help"):
         print(mixer_list())
         raise SystemExit(0)
-    try:
+    with usage_errors():
         CLI(argv)
-    except MisconfigurationException as error:
-        raise UsageError(str(error)) from error
 
 
 def options_of(argv: Sequence[str], *names: str) -> list[str]:
