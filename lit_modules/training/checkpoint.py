@@ -13,6 +13,7 @@ from mixers import LanguageModel
 from mixers.checks import MissingFileError, UsageError
 
 Options = dict[str, Any]
+NEEDED = {"state_dict", "hyper_parameters", "global_step"}  # in each checkpoint that fit saves
 
 
 def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[LanguageModel, Tokenizer]:
@@ -35,7 +36,11 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
         options["mixer"] = factory(options["mixer"])
     options["overrides"] = {int(layer): factory(mixer) for layer, mixer in (options.get("overrides") or {}).items()}
     model = LanguageModel(**options)
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
+    try:
+        model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise UsageError(f"ckpt_path={str(ckpt_path)!r} has not the weights of its own model: {said}") from error
     return model.eval(), Tokenizer.from_json(content["Text"]["tokenizer"])
 
 
@@ -60,11 +65,11 @@ def read_file(path: Path) -> Options:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)  # most callers read no weights
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         content = None
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
+    if not isinstance(content, dict) or not content.keys() >= NEEDED:
         raise UsageError(
             f"ckpt_path={str(path)!r} is no checkpoint of lit-mixers: write the path of one that fit saved."
         )
-    if "Text" not in content:
+    if not {"Text", "datamodule_hyper_parameters"} <= content.keys():
         raise UsageError(f"ckpt_path={str(path)!r} holds no tokenizer: write the path of a checkpoint that fit saved.")
     return content
 

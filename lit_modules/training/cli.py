@@ -80,6 +80,8 @@ class CLI(CLIWithoutCheckpoints):
         # The checkpoint's options are read before those that were typed, which therefore win.
         self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(path, content))}", *options])
         config, step = self.config[name], content["global_step"]
+        if name == "fit" and not content.get("optimizer_states"):
+            raise UsageError(f"ckpt_path={asked.ckpt_path!r} holds no optimizer state: write one that fit saved whole.")
         resume.check(content, config.as_dict())
         if name == "fit" and 0 < config.trainer.max_steps <= step:
             raise UsageError(

@@ -91,7 +91,10 @@ class LanguageModel(nn.Module):
         least = vocab_size * dim + depth * (
             BLOCK_PARAMETERS * dim**2 if ffn_dim is None else MATRICES[ffn] * dim * ffn_dim
         )
-        fits_memory(least * torch.get_default_dtype().itemsize, f"a model of dim={dim}, depth={depth}, {vocab_size=}")
+        fits_memory(
+            least * torch.get_default_dtype().itemsize,
+            f"a model of dim={dim}, depth={depth}, vocab_size={vocab_size}, ffn_dim={ffn_dim}",
+        )
         self.recompute, self.start_token = recompute, start_token
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
