@@ -7,7 +7,6 @@ from mixers.checks import UsageError, at_least
 # Options of Lightning's trainer that count epochs, of which an endless stream has none.
 OF_EPOCHS = ("max_epochs", "min_epochs", "check_val_every_n_epoch")
 LEAST = {  # the smallest value of each, where it is given
-    "max_steps": -1,
     "min_steps": 0,
     "val_check_interval": 1,
     "save_every_n_steps": 1,
@@ -26,13 +25,14 @@ def check_options(options: dict[str, Any]) -> None:
     for name in OF_EPOCHS:
         if options.get(name) is not None:
             raise UsageError(f"{name}={options[name]} has no meaning for an endless stream: set max_steps instead.")
+    at_least(-1, max_steps=options["max_steps"])
     for name, least in LEAST.items():
         if options.get(name) is not None:
             at_least(least, **{name: options[name]})
     for name in BATCHES:
         if (value := options.get(name)) is not None:
             _check_batches(name, value)
-    if 0 <= options.get("max_steps", -1) < (options.get("min_steps") or 0):
+    if 0 <= options["max_steps"] < (options.get("min_steps") or 0):
         raise UsageError(f"min_steps={options['min_steps']} is more than max_steps={options['max_steps']}: lower it.")
     devices = options.get("devices")
     try:

@@ -91,10 +91,8 @@ class LanguageModel(nn.Module):
         least = vocab_size * dim + depth * (
             BLOCK_PARAMETERS * dim**2 if ffn_dim is None else MATRICES[ffn] * dim * ffn_dim
         )
-        fits_memory(
-            least * torch.get_default_dtype().itemsize,
-            f"a model of dim={dim}, depth={depth}, vocab_size={vocab_size}, ffn_dim={ffn_dim}",
-        )
+        what = f"a model of dim={dim}, depth={depth}, vocab_size={vocab_size}, ffn_dim={ffn_dim}"
+        fits_memory(least * torch.get_default_dtype().itemsize, what)
         self.recompute, self.start_token = recompute, start_token
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
