@@ -245,7 +245,7 @@ STUDIES = [
     ("test.contxts", [128], "test no option --contxts"),
     ("cost", 5, "cost=5 no mapping"),
     ("cost.lengths", [999999999999], "lengths=999999999999 out of range"),
-    ("cost.rounds", 0, "rounds=0 write 1 to 1000"),
+    ("cost.rounds", 0, "rounds=0 write 1 or more"),
 ]
 
 

@@ -12,7 +12,6 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from lit_modules.commands.benchmark import MOST_RUNS, MOST_TOKENS
 from lit_modules.training.config_file import Options, check_sections, read_options
-from lit_modules.training.errors import sentence
 from mixers.checks import SEEDS, MissingFileError, UsageError, at_least, between
 
 SPELT = str.maketrans({"γ": "gamma", "=": "", "+": " plus "})  # in the names of folders
@@ -27,8 +26,8 @@ class CostOptions:
     rounds: int = 5  # how often each row gets its turn
 
     def __post_init__(self) -> None:
+        at_least(1, rounds=self.rounds, lengths=min(self.lengths, default=0))
         between(1, MOST_RUNS, rounds=self.rounds)
-        between(1, MOST_TOKENS, lengths=min(self.lengths, default=0))
         between(1, MOST_TOKENS, lengths=max(self.lengths))
 
 
@@ -146,7 +145,7 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         folder = Path(folder or Path("runs", "compare", path.stem))
         return Study(path.stem, folder, **parser.instantiate(options).as_dict())
     except (ArgumentError, UsageError) as error:
-        raise UsageError(f"study={str(path)!r}: {sentence(str(error), set())}") from error
+        raise UsageError(f"study={str(path)!r}: {' '.join(str(error).split())}") from error
 
 
 def _read(path: Path, what: str) -> Options:
