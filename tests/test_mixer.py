@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 import mixers
 from mixers import Attention, Hyena, Mixer
+from mixers.checks import UsageError
 
 
 class Last(NamedTuple):

@@ -51,9 +51,7 @@ def test_a_state_of_another_width_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["attention", "gru", "linear_attention", "retention"])
 def test_numbers_of_another_precision_are_refused(name: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"x is torch.float64 and this mixer torch.float32: write x.to\(torch.float32\)"
-    ):
+    with pytest.raises(UsageError, match=r"x is torch.float64 and this mixer torch.float32"):
         mixer(name)(torch.zeros(2, 3, WIDTH, dtype=torch.float64))
 
 
