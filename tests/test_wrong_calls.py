@@ -49,7 +49,7 @@ def test_a_state_of_another_width_is_refused(name: str) -> None:
         mixer(name).extend(torch.zeros(2, 3, WIDTH), state)
 
 
-@pytest.mark.parametrize("name", ["attention", "gru", "linear_attention", "retention"])
+@pytest.mark.parametrize("name", ["attention", "linear_attention", "retention"])
 def test_numbers_of_another_precision_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match=r"x is torch.float64 and this mixer torch.float32"):
         mixer(name)(torch.zeros(2, 3, WIDTH, dtype=torch.float64))
