@@ -27,6 +27,13 @@ class CLIWithoutCheckpoints(LightningCLI):
         pass
 
 
+class NothingRuns(LightningCLI):
+    """LightningCLI that builds everything and starts nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 class DataParallelMesh(ModelParallelStrategy):
     """Lightning's strategy for FSDP2, which saves and restores as any other strategy does.
 

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(f"There is no command {name!r}{did_you_mean(name, COMMANDS)} There are: {', '.join(COMMANDS)}.")
     if "torch" not in sys.modules:
         print(f"lit-mixers {version()}: loading torch", file=sys.stderr, flush=True)
-    from mixers.checks import UsageError  # here, after the first output, since torch takes seconds
+    from mixers.checks import UsageError, is_out_of_memory  # here, after the first output, since torch takes seconds
 
     try:
         if name in LIGHTNING_COMMANDS:
@@ -56,6 +56,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)  # 128 + SIGINT
     except (UsageError, FloatingPointError) as error:  # a loss that is not finite asks for another learning rate
         fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{str(error.filename)!r} cannot be used ({error.strerror}): check the path and its permissions.")
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f"memory ran out ({first_line(error)}): make the model, its batches or its sequences smaller.")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the notes that torch adds in further lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def overview() -> str:

@@ -41,6 +41,9 @@ def generate(
         accelerator: The hardware to run on: `auto`, `cpu`, `gpu` or `mps`.
         root: The folder of all runs.
     """
+    for name, given in {"prompt": prompt, "stop": stop}.items():
+        for text in given or ():
+            check_unicode(text, name)
     texts = prompt or [""]
     if save_state is not None and len(texts) > 1:
         raise UsageError(f"save_state={save_state!r} is for one prompt: write one, or leave it out.")
@@ -59,3 +62,11 @@ def generate(
         case several:
             for start, text in zip(several, complete(model, tokenizer, several, options, before), strict=True):
                 print(f"{start}{text}\n")
+
+
+def check_unicode(text: str, name: str) -> None:
+    """Raises UsageError for an argument with bytes that are not UTF-8, which Python reads as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name}={text!r} has bytes that are not UTF-8: write text in UTF-8.") from error

@@ -22,8 +22,10 @@ from lit_modules.data.streaming import START, StreamLoader
 from lit_modules.data.token_file import TokenFile
 from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.lightning_internals import batches_done
-from mixers.checks import UsageError, at_least
+from mixers.checks import UsageError, at_least, between, fits_memory
 
+MOST_IDS = 2**20  # that a tokenizer is trained to have
+ID_BYTES = 8  # of a token in a batch
 HeldOut = Literal["validation", "test"]
 Split = Literal["train", "validation", "test"]
 
@@ -90,6 +92,10 @@ class Text(LightningDataModule):
         super().__init__()
         at_least(1, block_size=block_size, batch_size=batch_size, val_tokens=1 if val_tokens is None else val_tokens)
         at_least(0, seed=seed, num_workers=num_workers)
+        between(1, MOST_IDS, vocab_size=vocab_size)
+        fits_memory(ID_BYTES * batch_size * block_size, f"a batch of batch_size={batch_size}, block_size={block_size}")
+        if corpus in ("", []):
+            raise UsageError(f"corpus={corpus!r} is empty: write a name, the path of a file or folder, or documents.")
         if isinstance(tokenizer, tokenizers.Tokenizer):
             tokenizer = Tokenizer.from_json(tokenizer.to_str())  # a copy, since ours changes settings
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)

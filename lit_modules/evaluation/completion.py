@@ -26,7 +26,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         at_least(0, max_tokens=self.max_tokens)
-        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed)
         if "" in self.stop:
             raise UsageError("stop='' would end every text at once: leave it out.")
 

@@ -17,6 +17,7 @@ from lit_modules.training.sharded_checkpoint import REST, is_sharded_checkpoint,
 from mixers.checks import MissingFileError, UsageError
 
 Options = dict[str, Any]
+NEEDED = {"state_dict", "hyper_parameters", "global_step"}  # in each checkpoint that fit saves
 
 
 def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[PretrainedLanguageModel, Tokenizer]:
@@ -93,11 +94,11 @@ def read_file(path: Path) -> Options:
         content = torch.load(main_file(path), map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError):
         content = None
-    if not isinstance(content, dict) or not {"state_dict", "hyper_parameters"} <= content.keys():
+    if not isinstance(content, dict) or not content.keys() >= NEEDED:
         raise UsageError(
             f"ckpt_path={str(path)!r} is no checkpoint of lit-mixers: write the path of one that fit saved."
         )
-    if "Text" not in content:
+    if not {"Text", "datamodule_hyper_parameters"} <= content.keys():
         raise UsageError(f"ckpt_path={str(path)!r} holds no tokenizer: write the path of a checkpoint that fit saved.")
     return content
 

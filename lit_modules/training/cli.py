@@ -1,9 +1,9 @@
 """Lightning's commands: `fit`, `validate` and `test`, with everything a run needs as options."""
 
 import argparse
+import contextlib
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from inspect import getdoc
 from pathlib import Path
 
@@ -15,16 +15,17 @@ import mixers.names  # noqa: F401  (the short names)
 from lit_modules.console import command
 from lit_modules.data.cache import replace_text
 from lit_modules.data.datamodule import Text
-from lit_modules.lightning_internals import CLIWithoutCheckpoints
+from lit_modules.lightning_internals import CLIWithoutCheckpoints, NothingRuns
 from lit_modules.training import checkpoint, resume
 from lit_modules.training.allowed_imports import restrict_imports
+from lit_modules.training.config_file import check_configs
 from lit_modules.training.errors import Parser, explain
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
 from mixers import available
-from mixers.checks import UsageError
+from mixers.checks import SEEDS, UsageError, between
 
 
 class LightningParser(Parser, LightningArgumentParser):
@@ -79,8 +80,13 @@ class CLI(CLIWithoutCheckpoints):
         parser.link_arguments("seed_everything", "model.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+        self._parse(parser)
+        between(0, SEEDS, seed_everything=self.config[self.argv[0]].seed_everything)
+
+    def _parse(self, parser: LightningArgumentParser) -> None:
         name, *options = self.argv
         where = options_of(options, "--config", "--ckpt_path", "--trainer.default_root_dir")
+        check_configs(where)
         asked = parser.parse_args([name, *where])[name] if where else None
         if asked is None or not asked.ckpt_path:
             self.config = parser.parse_args(self.argv)
@@ -92,6 +98,8 @@ class CLI(CLIWithoutCheckpoints):
         # The checkpoint's options are read before those that were typed, which therefore win.
         self.config = parser.parse_args([name, f"--config={json.dumps(resume.as_config(path, content))}", *options])
         config, step = self.config[name], content["global_step"]
+        if name == "fit" and not content.get("optimizer_states"):
+            raise UsageError(f"ckpt_path={asked.ckpt_path!r} holds no optimizer state: write one that fit saved whole.")
         resume.check(content, config.as_dict())
         if name == "fit" and resume.is_finished(content, config.trainer):
             raise UsageError(
@@ -104,9 +112,9 @@ class CLI(CLIWithoutCheckpoints):
     def instantiate_classes(self) -> None:
         sharded = self.config[self.subcommand].trainer.strategy == FSDP2.strategy_name
         try:
-            with weights_later() if sharded else nullcontext():
+            with weights_later() if sharded else contextlib.nullcontext():
                 super().instantiate_classes()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ModuleNotFoundError) as error:
             if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise
             # What a constructor says is wrong, without what jsonargparse says around it.
@@ -118,17 +126,34 @@ class CLI(CLIWithoutCheckpoints):
             self.datamodule.hparams["tokenizer"] = self.saved["tokenizer"]
 
 
+class Built(NothingRuns, CLI):
+    """A command with everything built, and not run."""
+
+
+def build(argv: Sequence[str]) -> None:
+    """Builds all that a command needs without running it; raises UsageError where an option is wrong."""
+    with usage_errors():
+        Built(argv)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Makes UsageErrors of Lightning's own, and of what else ends a run for a reason that a user can see to."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UsageError(str(error)) from error
+    except (OSError, RuntimeError, UsageError) as error:
+        raise explain(error) or error from error
+
+
 def run_command(argv: Sequence[str]) -> None:
     """Runs one of Lightning's commands; raises UsageError where an option is wrong, or what it names."""
     if "--model.mixer.help" in options_of(argv, "--model.mixer.help"):
         print(mixer_list())
         raise SystemExit(0)
-    try:
+    with usage_errors():
         CLI(argv)
-    except MisconfigurationException as error:
-        raise UsageError(str(error)) from error
-    except (OSError, RuntimeError, UsageError) as error:
-        raise explain(error) or error from error
 
 
 def options_of(argv: Sequence[str], *names: str) -> list[str]:

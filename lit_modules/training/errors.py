@@ -22,6 +22,13 @@ NOISE = {
     r"<class '([\w.]+)'>": r"\1",
     r"(?:typing|collections\.abc)\.": "",
 }
+# What it says of a value that may be of several plain kinds, where none fits.
+UNION = (
+    r"Does not validate against any of the Union subtypes Subtypes: "
+    r"\[(?P<kinds>(?:\w|, |Literal\[[^\]]*\]|list\[\w+\])*)\]"
+    r" Errors: .* Given value type: \S+ Given value: (?P<value>.*)$"
+)
+NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
 
 
 FULL_DISK = errno.ENOSPC, errno.EDQUOT
@@ -80,4 +87,7 @@ def sentence(message: str, options: set[str]) -> str:
     message = " ".join(message.split())
     for noise, instead in NOISE.items():
         message = re.sub(noise, instead, message)
+    if match := re.search(UNION, message):
+        wanted = [NAMES.get(kind, kind) for kind in match["kinds"].split(", ")]
+        message = f"{message[: match.start()]}Expected {' or '.join(wanted)}. Got value: {match['value']}"
     return message

@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -21,10 +22,10 @@ from lit_modules.lightning_internals import batch_index, step_is_logged, strateg
 from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
-from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
+from lit_modules.training.optimizer import Schedule, check_options, lr_factor, parameter_groups, regroup
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from mixers import LanguageModel
-from mixers.checks import UsageError
+from mixers.checks import SEEDS, UsageError, between
 from mixers.ops.compiled import no_compiler
 
 MIXERS = ("mixer", "overrides")  # the options of the model that checkpoints hold as configs
@@ -67,6 +68,15 @@ class LitLanguageModel(pl.LightningModule):
     ):
         super().__init__()
         options = {name: value for name, value in locals().items() if name in self.changeable_options}
+        check_options(
+            lr=lr,
+            min_lr_ratio=min_lr_ratio,
+            warmup_steps=warmup_steps,
+            decay_steps=decay_steps,
+            weight_decay=weight_decay,
+            betas=betas,
+        )
+        between(0, SEEDS, seed=seed)
         known = inspect.signature(LanguageModel).parameters
         # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
         for name, value in {**model}.items():
@@ -168,6 +178,11 @@ class LitLanguageModel(pl.LightningModule):
             raise UsageError(
                 f"schedule={options['schedule']!r} needs an end: set trainer.max_steps or model.decay_steps, or "
                 "model.schedule=constant."
+            )
+        if 0 < self.trainer.max_steps < options["warmup_steps"]:
+            rank_zero_warn(
+                f"The learning rate does not reach model.lr={options['lr']}, since model.warmup_steps="
+                f"{options['warmup_steps']} is more than trainer.max_steps={self.trainer.max_steps}."
             )
         own = {name: options[name] for name in ("schedule", "warmup_steps", "min_lr_ratio")}
         scheduler = LambdaLR(optimizer, lr_factor(decay_steps=steps, **own))

@@ -148,11 +148,16 @@ def from_folder(folder: Path) -> PretrainedLanguageModel:
 
 
 def from_checkpoint(content: dict[str, Any], tokenizer: Tokenizer) -> PretrainedLanguageModel:
-    """The model of a checkpoint's content, in evaluation mode."""
+    """The model of a checkpoint's content, in evaluation mode; raises UsageError if the weights are not its own."""
     saved = content["hyper_parameters"]
     options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
     model = PretrainedLanguageModel(tokenizer=tokenizer, **_with_factories(options))
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
+    try:
+        model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
+    except RuntimeError as error:
+        raise UsageError(
+            f"the checkpoint has not the weights of its own model: {' '.join(str(error).split())}"
+        ) from error
     return model.eval()
 
 

@@ -6,9 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixers.checks import UsageError, at_least
+from mixers.checks import UsageError, at_least, between
 from mixers.model.decoder import Decoder
 from mixers.model.states import concat_states, select_rows
+
+LEAST_TEMPERATURE = 1e-6  # logits divided by less are not finite in float32
+LARGEST_SEED = 2**64 - 1  # of torch's generators
 
 
 def generate(
@@ -35,7 +38,7 @@ def generate(
     Raises:
         ValueError: a prompt is empty, or an option is out of range.
     """
-    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if not prompts or any(len(prompt) == 0 for prompt in prompts):
         raise UsageError("prompts must have at least one token each.")
 
@@ -55,11 +58,15 @@ def generate(
     return tokens()
 
 
-def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
+def check_sampling(*, temperature: float, top_k: int | None, top_p: float | None, seed: int | None) -> None:
     """Raises ValueError for an option out of range."""
-    if not temperature >= 0:
-        raise UsageError(f"temperature={temperature} is out of range: write 0 for the likeliest token, or more.")
+    if not (temperature == 0 or LEAST_TEMPERATURE <= temperature < torch.inf):
+        raise UsageError(
+            f"temperature={temperature} is out of range: write 0 for the likeliest token, or {LEAST_TEMPERATURE} to 1."
+        )
     at_least(1, top_k=1 if top_k is None else top_k)
+    if seed is not None:
+        between(0, LARGEST_SEED, seed=seed)
     if top_p is not None and not 0 < top_p <= 1:
         raise UsageError(f"top_p={top_p} is out of range: write a number above 0 and up to 1.")
 
@@ -93,5 +100,6 @@ def draw(logits: Tensor, *, top_k: int | None, top_p: float | None, generator: t
     if top_p is not None and top_p < 1:
         probability, token = logits.softmax(-1).sort(descending=True)
         beyond = probability.cumsum(-1) - probability >= top_p  # what comes before it is enough already
+        beyond[:, 0] = False  # in float32 a tiny top_p is 0
         logits = logits.masked_fill(beyond.scatter(1, token, beyond), -torch.inf)
     return logits.softmax(-1).multinomial(1, generator=generator).squeeze(1)

@@ -158,8 +158,11 @@ def read(run: Run, digest: str) -> pd.DataFrame:
 
 
 def _curve(folder: Path) -> pd.DataFrame:
-    """Training loss by optimizer step, each the mean of the last logged ones."""
-    events = EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars("train/loss")  # 0: without leaving any out
+    """Training loss by optimizer step, each the mean of the last logged ones; of a short run perhaps none."""
+    logs = EventAccumulator(str(folder), {"scalars": 0}).Reload()  # 0: without leaving any out
+    events = logs.Scalars("train/loss") if "train/loss" in logs.Tags()["scalars"] else []
+    if not events:
+        return pd.DataFrame({"at": [], "loss": []})
     logged = pd.Series({event.step: event.value for event in events}).sort_index()
     smooth = logged.rolling(min(SMOOTHED, len(logged))).mean().dropna()
     return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})

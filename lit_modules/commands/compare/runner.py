@@ -16,13 +16,13 @@ import yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lit_modules.commands.compare.study import Options, Run
+from lit_modules.commands.compare.study import Run
 from lit_modules.console import hide_deprecations
 from lit_modules.data.cache import replace_text
 from lit_modules.training import checkpoint
 from lit_modules.training.cli import run_command
-from mixers.benchmark.memory import OUT_OF_MEMORY
-from mixers.checks import UsageError
+from lit_modules.training.config_file import Options
+from mixers.checks import UsageError, is_out_of_memory
 
 # In a run's folder: the options that it was begun with and those that it was tested with, and why it failed.
 TRAINED_WITH, TESTED_WITH, FAILED = "options.yaml", "test/options.yaml", "failed.txt"
@@ -140,7 +140,7 @@ def _stop_with_parent() -> None:
 
 def reason(error: Exception) -> str:
     """Why a run failed, in one sentence."""
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return "out of memory"
     said = " ".join(str(error).split())
     return said if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {said}"
