@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from lit_modules.data.datamodule import Text
     from lit_modules.training.checkpoint import load
     from lit_modules.training.language_model import LitLanguageModel
+    from lit_modules.training.pretrained_model import PretrainedLanguageModel
     from lit_modules.training.trainer import Trainer
 
-__all__ = ["LitLanguageModel", "Text", "Trainer", "load"]
+__all__ = ["LitLanguageModel", "PretrainedLanguageModel", "Text", "Trainer", "load"]
 
 _MODULES = {
     "LitLanguageModel": "training.language_model",
+    "PretrainedLanguageModel": "training.pretrained_model",
     "Text": "data.datamodule",
     "Trainer": "training.trainer",
     "load": "training.checkpoint",

@@ -1,6 +1,7 @@
 """Text for a terminal: short paths, numbers, aligned tables, suggestions, and how this program was called."""
 
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +10,13 @@ from pathlib import Path
 def command() -> str:
     """How this program was called, for the commands that messages suggest."""
     return "lit-mixers" if Path(sys.argv[0]).stem == "lit-mixers" else "python cli.py"
+
+
+def hide_deprecations() -> None:
+    """Keeps from the user what other libraries say of their own future, unless `python -W` asks for warnings."""
+    if not sys.warnoptions:
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"(?!(mixers|lit_modules)\b)")
 
 
 def short_path(path: str | Path) -> str:

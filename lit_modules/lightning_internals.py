@@ -2,10 +2,12 @@
 
 import logging
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from pytorch_lightning.strategies.parallel import ParallelStrategy
 
@@ -22,6 +24,13 @@ class CLIWithoutCheckpoints(LightningCLI):
     """LightningCLI that leaves checkpoints to us: with its own way their options win over what the user typed."""
 
     def _parse_ckpt_path(self) -> None:
+        pass
+
+
+class NothingRuns(LightningCLI):
+    """LightningCLI that builds everything and starts nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
@@ -50,6 +59,28 @@ class DataParallelMesh(ModelParallelStrategy):
 def strategy_of(module: pl.LightningModule) -> Strategy | None:
     """The strategy that a module is trained with; None without a trainer, as when it is loaded from a checkpoint."""
     return module._trainer.strategy if module._trainer else None
+
+
+class FitLoop(_FitLoop):
+    """Lightning's loop, which also begins, and so ends, where no steps are left.
+
+    A run that died in its last validation goes on with that one.
+    """
+
+    @property
+    def skip(self) -> bool:
+        return self.trainer.limit_train_batches == 0
+
+
+def end_without_steps(trainer: pl.Trainer) -> None:
+    """Lets a trainer that has no steps left call the hooks of a run's start and end."""
+    trainer.fit_loop.__class__ = FitLoop
+
+
+def set_timeout(trainer: pl.Trainer, minutes: float) -> None:
+    """Sets how long a process waits for the others, which otherwise only the constructor of a strategy can."""
+    if hasattr(trainer.strategy, "_timeout"):
+        trainer.strategy._timeout = timedelta(minutes=minutes)
 
 
 def batches_done(trainer: pl.Trainer | None) -> int:

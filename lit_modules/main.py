@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import NoReturn
 
-from lit_modules.console import command, did_you_mean
+from lit_modules.console import command, did_you_mean, hide_deprecations
 
 # Where the function of each command is: its signature is the command's options, its docstring their help.
 LIGHTNING_COMMANDS = {
@@ -20,6 +20,7 @@ LIGHTNING_COMMANDS = {
 OWN_COMMANDS = {
     "generate": "lit_modules.commands.generate:generate",
     "evaluate": "lit_modules.commands.evaluate:evaluate",
+    "convert": "lit_modules.commands.convert:convert",
     "benchmark": "lit_modules.commands.benchmark:benchmark",
     "compare": "lit_modules.commands.compare.command:compare",
 }
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command and its options; by default those this program was called with.
     """
+    hide_deprecations()
     argv = list(sys.argv[1:] if argv is None else argv)
     name = argv[0] if argv else ""
     if name in ("-h", "--help", "--version"):
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(f"There is no command {name!r}{did_you_mean(name, COMMANDS)} There are: {', '.join(COMMANDS)}.")
     if "torch" not in sys.modules:
         print(f"lit-mixers {version()}: loading torch", file=sys.stderr, flush=True)
-    from mixers.checks import UsageError  # here, after the first output, since torch takes seconds
+    from mixers.checks import UsageError, is_out_of_memory  # here, after the first output, since torch takes seconds
 
     try:
         if name in LIGHTNING_COMMANDS:
@@ -54,6 +56,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)  # 128 + SIGINT
     except (UsageError, FloatingPointError) as error:  # a loss that is not finite asks for another learning rate
         fail(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{str(error.filename)!r} cannot be used ({error.strerror}): check the path and its permissions.")
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f"memory ran out ({first_line(error)}): make the model, its batches or its sequences smaller.")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the notes that torch adds in further lines."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def overview() -> str:

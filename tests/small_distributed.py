@@ -20,7 +20,7 @@ from lit_modules.main import main
 torch.set_num_threads(1)
 for words in json.load(open(sys.argv[1])):
     main(words)
-print("one of", torch.distributed.get_world_size(), "processes")
+print(f"one of {torch.distributed.get_world_size()} processes\\n", end="", flush=True)  # not in pieces
 """
 # The second process, and no other, gets a SIGTERM once something is saved.
 STOPPED_PROGRAM = """

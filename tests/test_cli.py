@@ -95,6 +95,7 @@ def test_a_block_can_have_another_mixer(words: list[str]) -> None:
 
 def test_a_mixer_of_any_package_works_by_its_path(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("third_party.py").write_text(THIRD)
+    monkeypatch.setenv("LIT_MIXERS_ALLOW", "third_party")
     monkeypatch.syspath_prepend(Path.cwd())
     mixers = mixers_of([*words, "--model.mixer=third_party.Gain", "--model.mixer.gain=2"])
     assert [mixer.gain for mixer in mixers] == [2.0, 2.0]
@@ -216,6 +217,7 @@ def test_an_error_while_training_keeps_its_traceback(words: list[str], monkeypat
         "    def on_train_batch_end(self, *args):\n"
         "        raise ValueError('a bug')\n"
     )
+    monkeypatch.setenv("LIT_MIXERS_ALLOW", "bug")
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(ValueError, match="a bug"):
         main([*words, "--trainer.callbacks=bug.Bug"])

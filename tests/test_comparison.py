@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from small_runs import lines
 
-from lit_modules.commands.compare.results import bootstrap
+from lit_modules.commands.compare.results import two_way
 from lit_modules.commands.compare.study import Options, Study, read_study
 from lit_modules.main import main
 
@@ -62,7 +62,7 @@ def test_the_numbers_of_each_row_are_those_of_its_pieces_of_text(name: str) -> N
     for line, row in zip(table(study(name), "rows"), found.values(), strict=True):
         assert float(line["loss"]) == pytest.approx(row[..., 1].sum() / row[..., 0].sum())
         if row is not first:
-            apart = bootstrap(row[..., 1] - first[..., 1], row[0, :, 0])
+            apart = two_way(row[..., 1] - first[..., 1], row[0, :, 0])
             assert tuple(float(line[column]) for column in ("difference", "low", "high")) == pytest.approx(apart)
 
 

@@ -104,6 +104,15 @@ def test_the_first_tokens_alone_are_scored_if_no_more_are_wanted(folder: Path, t
     assert column(read(folder / "few" / "runs" / "test", "contexts"), "tokens") == [128, 128]
 
 
+def test_a_test_takes_no_more_tokens_than_a_validation_unless_it_is_told(
+    folder: Path, trained: LitLanguageModel
+) -> None:
+    for name, options, expected in (("capped", {}, "160"), ("more", {"max_tokens": 330}, "320")):
+        running, data = trainer(folder / name, logger=False), text(folder, val_tokens=170)
+        running.test(trained, datamodule=data, contexts=[], **options)
+        assert [row["tokens"] for row in read(folder / name / "runs" / "test", "corpora")] == [expected]
+
+
 def test_every_context_predicts_the_same_last_tokens(folder: Path, tested: Path, trained: LitLanguageModel) -> None:
     rows, ids, window = read(tested, "contexts"), own_ids(folder), max(CONTEXTS)
     windows = [ids[end - window : end + 1] for end in range(window, len(ids), window)]

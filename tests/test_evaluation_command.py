@@ -1,6 +1,7 @@
 """The command `test` on a command line, and its mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -122,3 +123,30 @@ def test_a_module_with_loaders_of_its_own_is_tested_as_lightning_does(tmp_path: 
     assert quiet.test(Own(), loaders, verbose=False) == [{"own": 1.0}]
     with pytest.raises(ValueError, match=r"corpora=\['plays'\].*datamodule"):
         quiet.test(Own(), loaders, corpora=["plays"])
+
+
+def test_tables_go_to_the_folder_that_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    words = ["test", "--ckpt_path=last", "--trainer.accelerator=cpu", "--data.cache_dir=cache", "--contexts=[]"]
+    main([*words, "--output_dir=elsewhere/tables"])
+    assert read(Path("elsewhere/tables"), "corpora")
+    Path("file").touch()
+    sentence = says([*words, "--output_dir=file/below"], capsys)
+    assert sentence.startswith("output_dir='file/below' cannot be written to (Not a directory)")
+
+
+def test_tables_that_cannot_be_written_are_printed_and_that_is_said_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    [last] = Path("runs").rglob("last.ckpt")
+    shutil.copytree(last.parent, "readonly/checkpoints")
+    Path("readonly/test").touch()  # root may write to any folder, but not below a file
+    words = ["test", "--ckpt_path=readonly/checkpoints/last.ckpt", "--contexts=[]", "--data.cache_dir=cache"]
+    main([*words, "--trainer.accelerator=cpu"])
+    shown = capsys.readouterr().out
+    told = "readonly/test cannot be written to (File exists), so the tables are only printed: write --output_dir="
+    assert told in shown
+    assert "perplexity" in shown[shown.index(told) :]

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import tokenizers
 from small_evaluation import OTHER
+from small_parts import part
 
-from lit_modules.data.token_file import count_bytes, token_file
+from lit_modules.data.token_file import count_bytes
+from lit_modules.data.tokenise import token_files
 from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
 from lit_modules.evaluation import tables
 
@@ -34,7 +36,7 @@ def test_a_test_that_is_cut_off_leaves_no_finished_tables(tmp_path: Path, monkey
 def test_the_bytes_of_some_tokens_are_counted_exactly(made: Callable[[], Tokenizer], tmp_path: Path) -> None:
     tokenizer = made()
     documents = [OTHER, "€ " * 9, "<|endoftext|> is text here\n"]
-    file = token_file(tmp_path / "x.bin", lambda: documents, tokenizer)
+    file = token_files(tmp_path / "x.json", [part(documents)], tokenizer)["train"]
     ids = file.open().tolist()
     of_each = [count_bytes(file, place, place + 1, tokenizer) for place in range(len(ids))]
     assert sum(of_each) == count_bytes(file, 0, len(ids), tokenizer) == sum(len(text.encode()) for text in documents)
@@ -47,7 +49,7 @@ def test_the_bytes_of_some_tokens_are_counted_exactly(made: Callable[[], Tokeniz
 def test_other_tokenizers_have_the_bytes_of_an_average_token(tmp_path: Path) -> None:
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<eos>": 0, "größer": 1, "[UNK]": 2}, unk_token="[UNK]"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    file = token_file(tmp_path / "x.bin", lambda: ["größer als größer"], Tokenizer(inner))
+    file = token_files(tmp_path / "x.json", [part(["größer als größer"])], Tokenizer(inner))["train"]
     assert (file.tokens, file.bytes) == (4, 21)
     assert count_bytes(file, 1, 3, Tokenizer(inner)) == round(21 * 2 / 4)
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 import mixers
 from mixers import Attention, Hyena, Mixer
+from mixers.checks import UsageError
 
 
 class Last(NamedTuple):
@@ -83,7 +84,7 @@ def test_a_state_of_another_batch_or_type_is_refused(build):
 
 
 def test_an_lstm_cannot_read_past_the_end_of_a_narrower_state():
-    with pytest.raises(RuntimeError, match="invalid for input of size"):
+    with pytest.raises(UsageError, match=r"state holds a tensor \(2, 32\), and one of LSTM \(2, 64\)"):
         mixers.LSTM(64).extend(torch.randn(2, 3, 64), mixers.LSTM(32).initial_state(2))
 
 

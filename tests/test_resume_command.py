@@ -9,6 +9,7 @@ from small_runs import SMALL_WORDS, write_text
 
 from lit_modules.main import main
 from lit_modules.training import checkpoint, cli
+from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import complete
 
 
@@ -138,3 +139,26 @@ class Trap:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (self.path,)
+
+
+def test_a_run_that_died_in_its_last_validation_goes_on_with_it(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any) -> None:
+        raise Died
+
+    main(words)
+    [whole] = Path("runs").rglob("best.ckpt")
+    with monkeypatch.context() as patch:
+        patch.setattr(LitLanguageModel, "on_validation_epoch_end", die)
+        with pytest.raises(Died):
+            main([*words, "--trainer.val_check_interval=4", "--trainer.default_root_dir=died"])
+    assert not list(Path("died").rglob("best.ckpt"))
+    main(["fit", "--ckpt_path=last", "--trainer.default_root_dir=died"])
+    [best] = Path("died").rglob("best.ckpt")
+    states = [torch.load(path, weights_only=True)["state_dict"] for path in (best, whole)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+class Died(Exception):
+    """What ends a run with no time to save."""

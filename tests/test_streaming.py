@@ -89,7 +89,7 @@ def test_a_run_goes_on_with_another_batch_size(rows: str, tmp_path: Path) -> Non
 def test_validation_is_the_first_held_out_text(rows: str) -> None:
     data = stream(rows, val_tokens=30)
     held_out = [document for document in DOCUMENTS if hash_rule(0).split(document) == "validation"]
-    assert bytes(id for id in data.token_file("validation").open() if id < 256).decode() in "".join(held_out)
+    assert bytes(id for id in data.token_file("validation").open().tolist() if id < 256).decode() in "".join(held_out)
     assert sum(batch.numel() for batch in data.val_dataloader()) == 30 // 7 * 8
     assert set(data.mixture.corpora[rows].documents("train")) == set(training_documents())
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from small_study import STUDY, prepare
 
+from lit_modules.commands.compare.results import _curve
 from lit_modules.commands.compare.study import deep_merge, read_study, slug
 from lit_modules.main import main
 from mixers.checks import UsageError
@@ -85,3 +86,7 @@ def test_a_row_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("Linear, one head:", "RetNet:"), encoding="utf-8")
     with pytest.raises(UsageError, match="'RetNet' stands twice"):
         read_study(path)
+
+
+def test_a_run_of_which_no_step_was_logged_has_no_curve(tmp_path: Path) -> None:
+    assert _curve(tmp_path).empty

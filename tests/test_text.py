@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_text import WORDS, SaveWhen, first, held_out, text, trained
 
-from lit_modules.data import token_file, tokenizer
+from lit_modules.data import bpe, tokenise
 from lit_modules.data.datamodule import Text
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -68,8 +68,8 @@ def test_a_second_start_trains_and_tokenises_nothing(corpus: str, monkeypatch: p
     def fail(*args: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(tokenizer, "train_bpe", fail)
-    monkeypatch.setattr(token_file, "_write", fail)
+    monkeypatch.setattr(bpe, "train_bpe", fail)
+    monkeypatch.setattr(tokenise, "_build", fail)
     again = text(corpus, tokenizer="bpe", vocab_size=300)
     again.prepare_data()
     again.setup("fit")
@@ -100,6 +100,35 @@ def test_the_numbers_about_the_text_are_right(corpus: str) -> None:
     assert data.bytes_per_token == validation / (validation + 6)
 
 
+def test_validation_takes_no_more_tokens_than_asked_for(corpus: str) -> None:
+    whole = torch.cat(list(text(corpus, val_tokens=None).val_dataloader()))
+    some = torch.cat(list(text(corpus, val_tokens=30).val_dataloader()))
+    assert len(some) == 4
+    assert torch.equal(some, whole[:4])
+    assert torch.equal(torch.cat(list(text(corpus).val_dataloader())), whole)
+
+
+@pytest.mark.parametrize("change", ["text", "val_tokens", "block_size"])
+def test_another_validation_text_is_said_to_be_one(corpus: str, caplog: pytest.LogCaptureFixture, change: str) -> None:
+    state = text(corpus).state_dict()
+    if change == "text":
+        path = Path(corpus)
+        path.write_text(path.read_text().replace(held_out("validation")[0], "other words\n"), encoding="utf-8")
+    data = text(corpus, **({} if change == "text" else {change: 30}))
+    with caplog.at_level(logging.INFO):
+        data.load_state_dict(state)
+    assert data.validation_digest != state["validation"]
+    assert "The validation text is not the checkpoint's: val/loss cannot be compared" in caplog.text
+
+
+def test_a_checkpoint_from_before_the_digest_of_the_validation_text_goes_on(corpus: str) -> None:
+    state = text(corpus).state_dict() | {"samples_seen": 8}
+    del state["validation"]
+    data = text(corpus)
+    data.load_state_dict(state)
+    assert data.samples_seen == 8
+
+
 def test_sotu_has_the_vocabulary_asked_for(cache: Path) -> None:
     data = Text()
     assert data.vocab_size == 8192
@@ -119,6 +148,8 @@ def test_a_cache_folder_given_wins_over_the_environment(corpus: str, cache: Path
     [
         ({"block_size": 0}, "block_size=0 is too small: write 1 or more"),
         ({"batch_size": 0}, "batch_size=0 is too small: write 1 or more"),
+        ({"val_tokens": 0}, "val_tokens=0 is too small: write 1 or more"),
+        ({"val_tokens": 5}, "the validation split .* has 5 tokens, too few .* a larger data.val_tokens or max_tokens"),
         ({"seed": -1}, "seed=-1 is too small: write 0 or more"),
         ({"num_workers": -1}, "num_workers=-1 is too small: write 0 or more"),
         ({"tokenizer": "bpe", "vocab_size": 200}, "vocab_size=200 is too small for a byte-level BPE"),

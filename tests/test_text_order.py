@@ -1,6 +1,7 @@
 """The blocks of a text, and the order in which they are trained."""
 
 import pickle
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,27 @@ def test_the_order_goes_on_from_any_sample(corpus: str, seen: int, batch_size: i
     resumed.load_state_dict(text(corpus).state_dict() | {"samples_seen": seen})
     assert resumed.samples_seen == seen
     assert torch.equal(first(resumed, 12 // batch_size), whole[seen:])
+
+
+@pytest.mark.parametrize("processes", [(2, 1), (2, 4), (1, 2), (4, 2)])
+def test_a_run_goes_on_with_the_same_global_batches_on_another_number_of_processes(
+    corpus: str, processes: tuple[int, int]
+) -> None:
+    def ids(world_size: int, start: int) -> list[list[int]]:
+        """The samples of the first eight batches of all processes together."""
+        shares = []
+        for rank in range(world_size):
+            data = text(corpus, rank, world_size, batch_size=8)
+            data.load_state_dict(state | {"samples_seen": start})
+            shares.append(list(islice(data.train_dataloader().batches(), 8)))  # type: ignore[union-attr]
+        return [[sample for part in batch for sample in part] for batch in zip(*shares, strict=True)]
+
+    state = text(corpus, batch_size=8).state_dict()
+    before, after = processes
+    assert ids(before, 0) + ids(after, 64) == ids(1, 0) + ids(1, 64)
+    blocks = (text(corpus).token_file("train").tokens - 1) // 7
+    epoch = [sample for start in range(0, blocks, 64) for batch in ids(after, start) for sample in batch][:blocks]
+    assert sorted(epoch) == list(range(blocks))
 
 
 class FailInTheFifthBatch(Callback):

@@ -1,111 +1,126 @@
-import multiprocessing
-from multiprocessing.synchronize import Barrier
+"""Files of token ids: whole, checked when read, and damaged in many ways."""
+
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_parts import part
+from small_text import text
 
 from lit_modules.data import token_file as module
-from lit_modules.data import tokenizer
-from lit_modules.data.datamodule import Text
-from lit_modules.data.token_file import TokenFile, token_file
-from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer
+from lit_modules.data import tokenise
+from lit_modules.data.token_file import Ids, TokenFile, digest
+from lit_modules.data.tokenise import token_files
+from lit_modules.data.tokenizer import bytes_tokenizer
 
-DOCUMENTS = ["first", "sécond\nand more", "third"]
-
-
-class Wide(Tokenizer):
-    """Bytes with an end that needs more than sixteen bits."""
-
-    def __init__(self) -> None:
-        self._bytes = bytes_tokenizer()
-        self.vocab_size = 2**16 + 1
-        self.end = 2**16
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return self._bytes.encode_batch(texts)
+DOCUMENTS = ["first " * 40, "sécond\nand more " * 40, "third " * 40]
 
 
-def write(path: Path, documents: list[str] = DOCUMENTS) -> TokenFile:
-    return token_file(path, lambda: documents, bytes_tokenizer())
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 64)
+    monkeypatch.setattr(tokenise, "CHUNK", 64)
 
 
-def test_documents_follow_each_other_each_with_an_end(tmp_path: Path) -> None:
-    file = write(tmp_path / "a.bin")
-    expected = [token for text in DOCUMENTS for token in [*text.encode(), 256]]
-    assert file.open().tolist() == expected
-    assert (file.tokens, file.bytes, file.documents) == (len(expected), len(expected) - 3, 3)
+def write(folder: Path) -> TokenFile:
+    return token_files(folder / "a.json", [part(DOCUMENTS)], bytes_tokenizer())["train"]
 
 
-@pytest.mark.parametrize(("tokenizer", "dtype"), [(bytes_tokenizer(), "uint16"), (Wide(), "uint32")])
-def test_ids_take_two_bytes_if_they_fit(tmp_path: Path, tokenizer: Tokenizer, dtype: str) -> None:
-    file = token_file(tmp_path / "a.bin", lambda: ["x"], tokenizer)
-    assert file.dtype == dtype == file.open().dtype
-    assert file.open().tolist() == [ord("x"), tokenizer.end]
+def overwrite(path: Path, at: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(data)
 
 
-def test_a_whole_file_is_not_written_again(tmp_path: Path) -> None:
-    def read_again() -> list[str]:
-        raise AssertionError("the documents were read again")
-
-    written = write(tmp_path / "a.bin")
-    assert token_file(tmp_path / "a.bin", read_again, bytes_tokenizer()) == written
-
-
-@pytest.mark.parametrize("suffix", [".bin", ".json"])
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-1]), Path.unlink])
-def test_a_damaged_file_is_written_again(tmp_path: Path, suffix: str, damage) -> None:
-    written = write(tmp_path / "a.bin")
-    damage(tmp_path / f"a{suffix}")
-    assert write(tmp_path / "a.bin") == written
-    assert written.open().size == written.tokens
+def test_any_slice_is_that_of_the_ids(tmp_path: Path) -> None:
+    ids, expected = write(tmp_path).open(), [token for text in DOCUMENTS for token in [*text.encode(), 256]]
+    for part_of in (slice(0, 0), slice(31, 33), slice(5, 900), slice(-3, None), slice(10**6, None), slice(7, 3)):
+        assert ids[part_of].tolist() == expected[part_of]
+    assert (len(ids), ids.tolist()) == (len(expected), expected)
 
 
-def test_the_content_digest_follows_the_tokens(tmp_path: Path) -> None:
-    contents = [
-        write(tmp_path / f"{index}.bin", texts).content for index, texts in enumerate([["ab"], ["ab"], ["a", "b"]])
-    ]
-    assert contents[0] == contents[1] != contents[2]
+@pytest.mark.parametrize("data", [b"\0" * 64, b"\xff"])
+def test_what_is_not_what_was_written_is_never_read(tmp_path: Path, data: bytes) -> None:
+    file = write(tmp_path)
+    overwrite(file.path, 640, data)
+    ids = file.open()
+    assert ids[:320].tolist() == [*DOCUMENTS[0].encode(), 256, *DOCUMENTS[1].encode()][:320]
+    with pytest.raises(ValueError, match=r"^the token file '.*a\.train\.bin' is damaged: its content .*; delete it"):
+        ids[310:330]
 
 
-def test_a_long_document_is_encoded_in_pieces_and_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = ["a line\n" * 40 + "x" * 70, "", "short", "y" * 64]
-    whole = write(tmp_path / "whole.bin", documents)
-    monkeypatch.setattr(tokenizer, "PIECE", 32)
-    monkeypatch.setattr(module, "BATCH", 64)
-    sizes: list[int] = []
-    original = Tokenizer.encode_batch
-
-    def encode_batch(self: Tokenizer, texts: list[str]) -> list[list[int]]:
-        sizes.extend(map(len, texts))
-        return original(self, texts)
-
-    monkeypatch.setattr(Tokenizer, "encode_batch", encode_batch)
-    pieced = write(tmp_path / "pieced.bin", documents)
-    assert max(sizes) <= 32 < max(map(len, documents))
-    assert pieced.content == whole.content
-    assert pieced.documents == 4
+def test_a_chunk_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, checked = write(tmp_path).open(), list[bytes]()
+    monkeypatch.setattr(module, "digest", lambda data: checked.append(bytes(data)) or digest(data))
+    for _ in range(3):
+        ids[0:40]
+    assert [len(data) for data in checked] == [64, 64]
 
 
-def build_together(corpus: str, cache: str, start: Barrier) -> None:
-    start.wait()
-    prepared = Text(corpus, vocab_size=300, cache_dir=cache)
-    assert prepared.token_file("train").open().size == prepared.token_file("train").tokens
+def test_a_file_that_gets_shorter_while_it_is_read_ends_in_a_sentence(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    ids = file.open()
+    ids[:]
+    overwrite(file.path, 0, b"")
+    with file.path.open("r+b") as opened:
+        opened.truncate(100)
+    for read in (lambda: ids[200:300], file.open):
+        with pytest.raises(ValueError, match=r"is damaged: it has another length than was written; delete it"):
+            read()
 
 
-def test_two_processes_that_start_together_build_one_cache(tmp_path: Path) -> None:
-    corpus, cache = tmp_path / "a.txt", tmp_path / "cache"
-    corpus.write_text("the cat sat on the mat\n" * 5000, encoding="utf-8")
-    spawn = multiprocessing.get_context("spawn")
-    start = spawn.Barrier(2)
-    workers = [spawn.Process(target=build_together, args=(str(corpus), str(cache), start)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert [worker.exitcode for worker in workers] == [0, 0]
-    assert len(list(cache.glob("tokens/*.bin"))) == len(list(cache.glob("tokenizers/*.json"))) == 1
-    assert not list(cache.rglob("*.partial"))
-    tokens = np.fromfile(next(cache.glob("tokens/*.bin")), np.uint16)
-    prepared = Text(str(corpus), vocab_size=300, cache_dir=str(cache))
-    assert prepared.tokenizer.decode(tokens[:-1].tolist()) == "the cat sat on the mat\n" * 4000
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path)
+    file.path.unlink()
+    with pytest.raises(ValueError, match=r"^the token file '.*a\.train\.bin' cannot be read; delete it"):
+        file.open()
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
+def test_no_batch_comes_from_a_file_of_zeros(corpus: str, cache: Path, loader: str) -> None:
+    text(corpus).prepare_data()
+    for path in cache.glob("tokens/*.bin"):
+        zeros(path)
+    damaged = text(corpus)
+    damaged.setup("fit")
+    with pytest.raises(ValueError, match="is damaged"):
+        next(iter(getattr(damaged, loader)()))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("name", ["a.train.bin", "a.json"])
+@pytest.mark.parametrize(
+    "damage", [cut, Path.unlink, lambda path: path.write_text("[]"), lambda path: path.write_text("")]
+)
+def test_files_that_are_not_whole_are_made_again(tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
+    written = write(tmp_path)
+    damage(tmp_path / name)
+    assert write(tmp_path) == written
+    assert len(written.open().tolist()) == written.tokens
+
+
+def test_a_large_file_is_opened_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "digest", lambda data: pytest.fail("a chunk was read"))
+    file = dataclasses.replace(write(tmp_path), tokens=2**30)
+    with file.path.open("r+b") as opened:
+        opened.truncate(2**31)  # no block of it is on the disk
+    assert len(Ids(file)) == 2**30
+
+
+def test_ids_take_two_bytes_if_they_fit(tmp_path: Path) -> None:
+    tokenizer = bytes_tokenizer()
+    for size, dtype in ((2**16, "uint16"), (2**16 + 1, "uint32")):
+        tokenizer.vocab_size, tokenizer.end = size, size - 1
+        file = token_files(tmp_path / f"{size}.json", [part(["x"])], tokenizer)["train"]
+        assert file.dtype == dtype == file.open()[:].dtype
+        assert np.array_equal(file.open()[:], [ord("x"), size - 1])

@@ -20,9 +20,11 @@ from lit_modules.training.mixer_config import as_config, complete
 from lit_modules.training.precision import device as device_of
 from mixers import available
 from mixers.benchmark import Case, Phase, Row, Target, layer, measure, model, train_flops
-from mixers.checks import UsageError, at_least
+from mixers.checks import UsageError, at_least, between, fits_memory
 from mixers.model import MixerFactory
 
+MOST_TOKENS = 2**24  # at once: of width 1024 in float32 they take 64 GiB
+MOST_RUNS = 1000  # rounds, and timed runs in a turn
 MIB, MILLISECOND = 2**20, 1e-3
 H200_FLOPS = 989.4e12  # dense, in half precision, as NVIDIA's data sheet says; Lightning's table has sparse ones
 
@@ -71,7 +73,18 @@ def benchmark(
     for name, values in {"lengths": lengths, "batch_sizes": batch_sizes}.items():
         if not values:
             raise UsageError(f"{name}=[] is empty: write at least one number.")
-    at_least(1, lengths=min(lengths), batch_sizes=min(batch_sizes), rounds=rounds, repeats=repeats)
+    if mixers == []:
+        raise UsageError("mixers=[] is empty: write at least one name, or leave it out for all.")
+    at_least(1, lengths=min(lengths), batch_sizes=min(batch_sizes), dim=dim, depth=depth, vocab_size=vocab_size)
+    between(1, MOST_RUNS, rounds=rounds, repeats=repeats)
+    if (tokens := max(lengths) * max(batch_sizes)) > MOST_TOKENS:
+        raise UsageError(
+            f"lengths={lengths} and batch_sizes={batch_sizes} make {tokens:,} tokens at once: "
+            f"write numbers whose product is {MOST_TOKENS:,} or less."
+        )
+    blocks, vocabulary = (depth, vocab_size) if whole_model else (1, 0)
+    size = torch.float32.itemsize * (blocks * dim**2 + vocabulary * dim)
+    fits_memory(size, f"one with dim={dim}, depth={depth}, vocab_size={vocab_size}")
     wanted, made = mixers or list(available().values()), model if whole_model else layer
     for mixer in wanted:
         with torch.device("meta"):
@@ -120,7 +133,12 @@ def record(
             records.append(record)
             with bar.external_write_mode():
                 print(LINE.format(*_cells(row, used)).rstrip(), flush=True)
-    plots.draw(pd.DataFrame(records), folder / "curves.png", title=title)
+    rows = pd.DataFrame(records)
+    if rows["seconds"].isna().all():
+        raise UsageError(
+            f"nothing could be measured, as {short_path(folder / 'rows.csv')} says: write smaller numbers."
+        )
+    plots.draw(rows, folder / "curves.png", title=title)
 
 
 def label(mixer: MixerFactory) -> str:

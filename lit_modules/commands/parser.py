@@ -7,6 +7,7 @@ import docstring_parser
 
 import mixers.names  # noqa: F401  (the short names)
 from lit_modules.console import command
+from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.errors import Parser
 
 Repeated = Annotated[list[str], "repeated"]  # an option that may be given several times, each time with one text
@@ -22,6 +23,7 @@ def run(function: Callable[..., None], argv: Sequence[str]) -> None:
     Raises:
         UsageError: They are not what the function takes.
     """
+    restrict_imports()
     doc = docstring_parser.parse(function.__doc__ or "")
     # No abbreviations, or a typo that happens to begin an option would pass for it.
     parser = Parser(prog=f"{command()} {function.__name__}", description=doc.description, allow_abbrev=False)

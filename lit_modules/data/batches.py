@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lit_modules.data.shares import Shares
-from lit_modules.data.token_file import TokenFile
+from lit_modules.data.token_file import Ids, TokenFile
 from mixers.checks import UsageError
 
 
@@ -36,9 +36,10 @@ class Blocks(Dataset[Tensor]):
         self.tokens = min(self.file.tokens - self.before, self.max_tokens or self.file.tokens)
         if self.tokens < self.block_size:
             option = "data.block_size" if self.context is None else "contexts"
+            larger = ", a larger data.val_tokens or max_tokens" if self.max_tokens else ""
             raise UsageError(
                 f"{self.whose} has {self.tokens} tokens, too few for {option}={self.block_size}: "
-                f"write a smaller number there{', a larger max_tokens' if self.max_tokens else ''} or give more text."
+                f"write a smaller number there{larger} or give more text."
             )
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class Blocks(Dataset[Tensor]):
         return torch.from_numpy(tokens if self.bos_token is None else np.insert(tokens, 0, self.bos_token))
 
     @cached_property
-    def _ids(self) -> np.ndarray:
+    def _ids(self) -> Ids:
         return self.file.open()
 
     def __getstate__(self) -> dict[str, object]:  # a pickled memory map is a copy of the file: workers open their own

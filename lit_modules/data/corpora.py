@@ -12,7 +12,7 @@ from lit_modules.console import did_you_mean
 from lit_modules.data import files
 from lit_modules.data.hub import HubDataset
 from lit_modules.data.packaged import PACKAGED, packaged_files
-from lit_modules.data.splits import WANTED, Piece, all_as, split_by_hash, split_by_position
+from lit_modules.data.splits import WANTED, LazyParts, Piece, all_as, split_by_hash, split_by_position
 from lit_modules.data.splits import Part as Part  # also for those who read corpora
 from mixers.checks import MissingFileError, UsageError
 
@@ -28,9 +28,9 @@ class Corpus:
     find_unseen: Callable[[], list[Part]]  # the corpus as a test of what was trained on other text
 
     @cached_property
-    def parts(self) -> list[Part]:
+    def parts(self) -> Sequence[Part]:
         """What it is read in; their order is that of the documents, each of which is in one of them, once."""
-        return self.find_parts()
+        return LazyParts(self.find_parts)
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split, one at a time; raises ValueError if there are none, or no such split."""

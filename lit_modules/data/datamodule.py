@@ -13,15 +13,18 @@ from torch.utils.data import ConcatDataset
 
 from lit_modules.data.base import LanguageData
 from lit_modules.data.batches import Blocks, Loader, SizedLoader, blocks_digest, mixed_batches
+from lit_modules.data.bpe import cached_bpe
 from lit_modules.data.cache import cached_path, default_cache
 from lit_modules.data.corpora import load_corpus
 from lit_modules.data.mixture import Mixture
 from lit_modules.data.streaming import START, StreamLoader
 from lit_modules.data.token_file import TokenFile
-from lit_modules.data.tokenizer import Tokenizer, cached_bpe, read_tokenizer
+from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from lit_modules.lightning_internals import batches_done
-from mixers.checks import UsageError, at_least
+from mixers.checks import UsageError, at_least, between, fits_memory
 
+MOST_IDS = 2**20  # that a tokenizer is trained to have
+ID_BYTES = 8  # of a token in a batch
 HeldOut = Literal["validation", "test"]
 Split = Literal["train", "validation", "test"]
 
@@ -45,8 +48,9 @@ class Text(LanguageData):
             row is a document. Several with their weights are a mixture: `{sotu: 0.7, code: 0.3}`. In Python also a list
             of documents.
         text_field: The field that holds the text in the rows of .jsonl and .parquet files and of data sets.
-        tokenizer: `bpe` (byte-level, trained on the training split), `bytes`, a tokenizer.json file, the tokenizer
-            of a checkpoint (.ckpt file), or a model's name on the Hub as `owner/name`. In Python also a tokenizer.
+        tokenizer: `bpe` (byte-level, trained on the training split, of a large one on 2^28 characters from all of it),
+            `bytes`, a tokenizer.json file, the tokenizer of a checkpoint (.ckpt file), or a model's name on the Hub as
+            `owner/name`. In Python also a tokenizer.
         vocab_size: Ids of the `bpe` tokenizer; little text gives fewer. Other tokenizers have their own number.
         block_size: Tokens to predict in a sequence.
         batch_size: Sequences in an optimizer step over all processes together, each of which gets its equal share (with
@@ -87,6 +91,10 @@ class Text(LanguageData):
         super().__init__()
         at_least(1, block_size=block_size, batch_size=batch_size, val_tokens=1 if val_tokens is None else val_tokens)
         at_least(0, seed=seed, num_workers=num_workers)
+        between(1, MOST_IDS, vocab_size=vocab_size)
+        fits_memory(ID_BYTES * batch_size * block_size, f"a batch of batch_size={batch_size}, block_size={block_size}")
+        if corpus in ("", []):
+            raise UsageError(f"corpus={corpus!r} is empty: write a name, the path of a file or folder, or documents.")
         if isinstance(tokenizer, tokenizers.Tokenizer):
             tokenizer = Tokenizer.from_json(tokenizer.to_str())  # a copy, since ours changes settings
         self._tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else os.fspath(tokenizer)
@@ -225,7 +233,7 @@ class Text(LanguageData):
         """All that the blocks and their training order depend on."""
         order = {name: self.hparams[name] for name in ("block_size", "bos", "seed")}
         if self.mixture.stream is not None:
-            return {"content": self.mixture.stream.content(), **order}
+            return {"content": self.mixture.stream.content, **order}
         content = {name: file.content for name, file in self.token_files("train").items()}
         if len(content) == 1:
             return {"content": next(iter(content.values())), **order}

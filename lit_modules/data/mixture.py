@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from lit_modules.data.bpe import TRAINING_TEXT, training_text
 from lit_modules.data.cache import cached_path
 from lit_modules.data.corpora import Corpus, list_name, load_corpus
 from lit_modules.data.shares import Shares
@@ -14,8 +15,6 @@ from lit_modules.data.token_file import TokenFile
 from lit_modules.data.tokenise import token_files
 from lit_modules.data.tokenizer import Tokenizer
 from mixers.checks import UsageError
-
-BPE_CHARACTERS = 10**9  # at most, of all corpora together, that a tokenizer is trained on
 
 
 class Mixture:
@@ -97,10 +96,11 @@ class Mixture:
         So a corpus that is small for its weight is repeated, as in training.
         """
         if len(self.corpora) == 1:
-            yield from self._beginning(next(iter(self.corpora.values())).documents("train"))
+            [corpus] = self.corpora.values()
+            yield from self._beginning(corpus.documents("train")) if self.streaming else training_text(corpus)
             return
         names, corpora = list(self.corpora), list(self.corpora.values())
-        total = min(BPE_CHARACTERS, sum(map(_size, corpora)))
+        total = min(TRAINING_TEXT, sum(map(_size, corpora)))
         streams = [corpus.documents("train") for corpus in corpora]
         taken = [0] * len(corpora)
         while sum(taken) < total:
@@ -119,12 +119,12 @@ class Mixture:
         return load_corpus(named, text_field=self.text_field, cache_dir=self.cache_dir)
 
     def _beginning(self, documents: Iterator[str]) -> Iterator[str]:
-        """The documents, of a stream no more than so many characters."""
+        """The documents of a stream, no more than so many characters."""
         taken = 0
         for document in documents:
             yield document
             taken += len(document)
-            if self.streaming and taken >= BPE_CHARACTERS:
+            if taken >= TRAINING_TEXT:
                 return
 
 

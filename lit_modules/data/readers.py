@@ -144,7 +144,9 @@ def _row_groups(file: Path) -> list[FilePart]:
             if size >= PART_BYTES:
                 parts.append(FilePart(file, start, index + 1))
                 start, size = index + 1, 0
-        return [*parts, FilePart(file, start, table.metadata.num_row_groups)]
+        if start < table.metadata.num_row_groups or not parts:
+            parts.append(FilePart(file, start, table.metadata.num_row_groups))
+        return parts
 
 
 def _read_parquet(part: FilePart, text_field: str) -> Iterator[str]:

@@ -3,8 +3,9 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
+from typing import overload
 
 Documents = Callable[[], Iterable[str]]
 WANTED = ("test", "validation")  # the splits held out of the training text
@@ -23,6 +24,27 @@ class Part:
     name: str  # for messages
     size: int  # bytes, for the progress bar; 0 if unknown
     read: Callable[[], Iterator[tuple[str, str]]]  # (split, document) in order; can be pickled
+
+
+class LazyParts(Sequence[Part]):
+    """Parts that are found when they are first asked for, which reads something of every file."""
+
+    def __init__(self, find: Callable[[], list[Part]]) -> None:
+        self._find = find
+
+    @cached_property
+    def _found(self) -> list[Part]:
+        return self._find()
+
+    @overload
+    def __getitem__(self, index: int) -> Part: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Part]: ...
+    def __getitem__(self, index: int | slice) -> Part | list[Part]:
+        return self._found[index]
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 @dataclass(frozen=True)

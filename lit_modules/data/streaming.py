@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Stream:
         builder, data_files = BUILDERS[kinds.pop()], [str(file) for file in found]
         return dict(load_rows(builder, data_files=data_files, streaming=True))
 
+    @cached_property
     def content(self) -> str:
         """A digest that changes when local files do; of the Hub only the name is known."""
         found = files.fingerprint(*files.find_files(self.name)) if self._is_local() else []
@@ -116,7 +117,7 @@ def check_streaming(corpus: object, val_tokens: int | None) -> None:
 def stream_corpus(name: str, *, text_field: str, val_tokens: int) -> StreamedCorpus:
     """The corpus of that name, to be streamed; raises UsageError if it cannot be."""
     stream = Stream(name, text_field)
-    key = digest([stream.content(), str(val_tokens)])
+    key = digest([stream.content, str(val_tokens)])
     if "train" not in (own := stream.splits()):
         raise UsageError(f"corpus={name!r} has no split named 'train', only {', '.join(own)}: choose another.")
     part = Part(name, 0, partial(stream.held_out, val_tokens * BYTES_PER_TOKEN))

@@ -1,21 +1,17 @@
-"""A split as one flat file of token ids, written once and memory-mapped from then on."""
+"""Token ids in one flat file, memory-mapped; every chunk is compared with its digest when it is first read."""
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+import mmap
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from lit_modules.data.cache import built_once, replace_text
-from lit_modules.data.tokenizer import Tokenizer, pieces
+from lit_modules.data.tokenizer import Tokenizer
+from mixers.checks import UsageError
 
-BATCH = 2**20  # characters that are encoded at once, in parallel
+CHUNK = 2**20  # bytes that have a digest of their own
 IDS = 2**22  # ids whose lengths are summed at once
-BAR_DELAY = 2  # seconds: a progress bar appears only if tokenising takes longer
 
 
 @dataclass(frozen=True)
@@ -28,20 +24,74 @@ class TokenFile:
     bytes: int  # of the documents in UTF-8
     documents: int
     content: str  # a digest of the ids: equal digests mean equal files
+    chunks: tuple[str, ...] = field(repr=False)  # the digest of each CHUNK bytes, the last of what is left
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.tokens * np.dtype(self.dtype).itemsize
 
     @property
     def bytes_per_token(self) -> float:
         """UTF-8 bytes of the documents per token, ends included."""
         return self.bytes / self.tokens
 
-    def open(self) -> np.ndarray:
-        """The ids, memory-mapped: (tokens,)."""
-        return np.memmap(self.path, dtype=self.dtype, mode="r")
+    def open(self) -> "Ids":
+        """The ids, memory-mapped."""
+        return Ids(self)
 
 
-def token_file(path: Path, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer) -> TokenFile:
-    """The token file at `path`, which is written from `documents` first if it is not there or not whole."""
-    return built_once(path, _read, lambda path: _write(path, documents(), tokenizer))
+class Ids:
+    """The ids of a token file: `ids[start:stop]` and `len(ids)`, as of an array.
+
+    Raises:
+        ValueError: When what is read is not what was written, or the file has become shorter or is gone.
+    """
+
+    def __init__(self, file: TokenFile) -> None:
+        self._file = file
+        try:
+            with file.path.open("rb") as opened:
+                self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # it is not there, or empty
+            raise self._damaged("cannot be read") from error
+        self._check_size()
+        self._ids = np.frombuffer(self._map, file.dtype)
+        self._checked = np.zeros(len(file.chunks), bool)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        self._check_size()  # to read a mapped file beyond its end would end the process
+        start, stop, _ = part.indices(len(self))
+        width = self._ids.itemsize
+        for chunk in range(start * width // CHUNK, -(-stop * width // CHUNK) if stop > start else 0):
+            if not self._checked[chunk]:
+                self._check(chunk)
+        return self._ids[part]
+
+    def tolist(self) -> list[int]:
+        """All ids."""
+        return self[:].tolist()
+
+    def _check(self, chunk: int) -> None:
+        if digest(self._map[chunk * CHUNK : (chunk + 1) * CHUNK]) != self._file.chunks[chunk]:
+            raise self._damaged("is damaged: its content is not what was written")
+        self._checked[chunk] = True
+
+    def _check_size(self) -> None:
+        if self._map.size() != self._file.size:
+            raise self._damaged("is damaged: it has another length than was written")
+
+    def _damaged(self, what: str) -> UsageError:
+        name = str(self._file.path)
+        return UsageError(f"the token file {name!r} {what}; delete it and start again, then it is made anew.")
+
+
+def digest(data: bytes) -> str:
+    """What a chunk is recognised by."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def count_bytes(file: TokenFile, start: int, stop: int, tokenizer: Tokenizer) -> int:
@@ -50,56 +100,11 @@ def count_bytes(file: TokenFile, start: int, stop: int, tokenizer: Tokenizer) ->
     Exact for byte-level tokenizers, which name a token by one character for each byte; a tokenizer is taken for one if
     all names together have as many characters as the file has bytes. With others, tokens have the file's average.
     """
-    lengths = tokenizer.name_lengths()
-    if _sum_lengths(file.open(), lengths) == file.bytes:
-        return _sum_lengths(file.open()[start:stop], lengths)
+    lengths, ids = tokenizer.name_lengths(), file.open()
+    if _sum_lengths(ids, 0, len(ids), lengths) == file.bytes:
+        return _sum_lengths(ids, start, stop, lengths)
     return round(file.bytes * (stop - start) / file.tokens)
 
 
-def _sum_lengths(ids: np.ndarray, lengths: np.ndarray) -> int:
-    return sum(int(lengths[ids[start : start + IDS]].sum()) for start in range(0, len(ids), IDS))
-
-
-def _read(path: Path) -> TokenFile:
-    file = TokenFile(path, **json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
-    if path.stat().st_size != file.tokens * np.dtype(file.dtype).itemsize:
-        raise ValueError(f"{path} is not whole")
-    return file
-
-
-def _write(path: Path, documents: Iterable[str], tokenizer: Tokenizer) -> TokenFile:
-    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-    partial, digest = path.with_suffix(".partial"), hashlib.sha256()
-    tokens = size = count = 0
-    with partial.open("wb") as file, tqdm(desc="tokenising", unit="B", unit_scale=True, delay=BAR_DELAY) as bar:
-        for batch in _batches(documents):
-            encoded = tokenizer.encode_batch([text for text, _ in batch])
-            for (text, is_last), ids in zip(batch, encoded, strict=True):
-                stored = np.array([*ids, tokenizer.end] if is_last else ids, dtype).tobytes()
-                file.write(stored)
-                digest.update(stored)
-                tokens += len(ids) + is_last
-                count += is_last
-                size += len(text.encode())
-            bar.update(size - bar.n)
-    written = TokenFile(path, dtype, tokens, size, count, digest.hexdigest())
-    facts = {name: value for name, value in asdict(written).items() if name != "path"}
-    os.replace(partial, path)
-    replace_text(path.with_suffix(".json"), json.dumps(facts))
-    return written
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
-    """Pieces of documents in batches, and for each piece whether it is the last of its document."""
-    batch, size = list[tuple[str, bool]](), 0
-    for document in documents:
-        left = len(document)
-        for piece in pieces(document):
-            left -= len(piece)
-            batch.append((piece, left == 0))
-            size += len(piece)
-            if size >= BATCH:
-                yield batch
-                batch, size = [], 0
-    if batch:
-        yield batch
+def _sum_lengths(ids: Ids, start: int, stop: int, lengths: np.ndarray) -> int:
+    return sum(int(lengths[ids[at : min(at + IDS, stop)]].sum()) for at in range(start, stop, IDS))

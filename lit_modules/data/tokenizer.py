@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ import tokenizers
 import torch
 from jsonargparse.typing import register_type
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence
 from tokenizers.trainers import BpeTrainer
 
 from lit_modules.console import did_you_mean
-from lit_modules.data.cache import built_once, replace_text
+from lit_modules.data.fast_bpe import BYTES, ByteTable, FastBPE, byte_symbols, fast_bpe
 from lit_modules.data.registry import saved_state
 from mixers.checks import MissingFileError, UsageError
 
 END = "<|endoftext|>"
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")  # what tokenizers may call it, tried in this order
-BYTES = 256
+# Bytes of a word that a BPE is trained on: text without spaces is one word, and each merge reads all words it is in.
+LONGEST_WORD = 256
 PIECE = 2**18  # characters: the library takes some eighty bytes of memory for each that it is given at once
 
 
@@ -50,11 +51,22 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without `end`."""
-        return self.encode_batch([text])[0]
+        return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of several texts, found in parallel."""
-        return [encoding.ids for encoding in self._inner.encode_batch_fast(texts, add_special_tokens=False)]
+        """The ids of several texts, as lists."""
+        return [ids.tolist() for ids in self.encode_arrays(texts)]
+
+    def encode_arrays(self, texts: list[str]) -> list[np.ndarray]:
+        """The same ids of several texts, each (tokens,); much faster for byte-level BPE, see `fast_bpe`."""
+        found = [None] * len(texts) if self._fast is None else self._fast.encode(texts)
+        left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
+        others = iter(self._inner.encode_batch_fast(left, add_special_tokens=False))
+        return [np.array(next(others).ids, np.uint32) if ids is None else ids for ids in found]
+
+    @cached_property
+    def _fast(self) -> FastBPE | ByteTable | None:
+        return fast_bpe(self._inner)
 
     def decode(self, ids: list[int]) -> str:
         """The text of some ids; bytes that are not UTF-8 become replacement characters."""
@@ -109,13 +121,18 @@ def pieces(document: str) -> Iterator[str]:
     yield document[start:]
 
 
+def well_formed(text: str) -> str:
+    """The text with halves of a character joined, and those left alone, which UTF-8 cannot write, as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def bytes_tokenizer() -> Tokenizer:
     """One id per byte, which is the byte, and 256 for the end of text."""
-    # Byte-level tokenizers write a byte as its Latin-1 character if that is visible, else as the next one from U+0100.
-    symbols = sorted(ByteLevel.alphabet())
-    others = iter([symbol for symbol in symbols if ord(symbol) >= BYTES])
-    vocabulary = {chr(byte) if chr(byte) in symbols else next(others): byte for byte in range(BYTES)}
-    inner = _byte_level(BPE(vocab=vocabulary, merges=[]), use_regex=False)
+    inner = _byte_level(BPE(vocab=byte_symbols(), merges=[]), use_regex=False)
     inner.add_special_tokens([END])
     return Tokenizer(inner)
 
@@ -128,20 +145,13 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
             f"write {BYTES + 1} (every byte and the end of text) or more."
         )
     inner, alphabet = _byte_level(BPE(), use_regex=True), ByteLevel.alphabet()
+    cut = inner.pre_tokenizer
+    inner.pre_tokenizer = Sequence([cut, FixedLength(LONGEST_WORD)])
     trainer = BpeTrainer(vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    inner.train_from_iterator((piece for document in documents for piece in pieces(document)), trainer)
+    texts = (piece for document in documents for piece in pieces(well_formed(document)))
+    inner.train_from_iterator(texts, trainer)
+    inner.pre_tokenizer = cut
     return Tokenizer(inner)
-
-
-def cached_bpe(path: Path, documents: Callable[[], Iterable[str]], vocab_size: int) -> Tokenizer:
-    """The BPE at `path`, which is trained on `documents` first if it is not there or damaged."""
-
-    def train(path: Path) -> Tokenizer:
-        tokenizer = train_bpe(documents(), vocab_size)
-        replace_text(path, tokenizer.to_json())
-        return tokenizer
-
-    return built_once(path, lambda path: Tokenizer.from_json(path.read_text(encoding="utf-8")), train)
 
 
 def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:

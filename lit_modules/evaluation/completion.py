@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.evaluation.saved_state import ReadText
 from mixers import LanguageModel
 from mixers.checks import UsageError, at_least
 from mixers.model.generate import check_sampling, generate
+from mixers.model.states import select_rows
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         at_least(0, max_tokens=self.max_tokens)
-        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed)
         if "" in self.stop:
             raise UsageError("stop='' would end every text at once: leave it out.")
 
@@ -63,25 +65,43 @@ class Completion:
         return self._held_back + self.tokenizer.decode(self._undecoded)
 
 
-def stream_completion(model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """Continues a prompt, piece by piece as tokens come; an empty prompt starts a new text."""
-    return (piece for [piece] in _pieces(model, tokenizer, [prompt], sampling))
+def stream_completion(
+    model: LanguageModel, tokenizer: Tokenizer, prompt: str, sampling: Sampling, before: ReadText | None = None
+) -> Iterator[str]:
+    """Continues a prompt, piece by piece as tokens come; an empty prompt starts a new text.
+
+    Args:
+        model: Writes the text.
+        tokenizer: Its tokenizer.
+        prompt: The text to continue.
+        sampling: How to continue it.
+        before: A text that the prompt follows.
+    """
+    return (piece for [piece] in _pieces(model, tokenizer, [prompt], sampling, before))
 
 
-def complete(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling) -> list[str]:
-    """Continues several prompts of any lengths together, and returns the continuations."""
-    return ["".join(pieces) for pieces in zip(*_pieces(model, tokenizer, prompts, sampling), strict=True)]
+def complete(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    before: ReadText | None = None,
+) -> list[str]:
+    """Continues several prompts of any lengths together, and returns the continuations; each may follow one text."""
+    return ["".join(pieces) for pieces in zip(*_pieces(model, tokenizer, prompts, sampling, before), strict=True)]
 
 
 def _pieces(
-    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str], sampling: Sampling, before: ReadText | None
 ) -> Iterator[list[str]]:
     """What is added to each text by one token after another."""
     device = next(model.parameters()).device
-    ids = [torch.tensor(tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
+    first = [before.last] if before else []
+    ids = [torch.tensor(first + tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
+    states = select_rows(before.states, torch.zeros(len(prompts), dtype=torch.long)) if before else None
     completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
     options = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}
-    tokens = generate(model, ids, **options)
+    tokens = generate(model, ids, states=states, **options)
     for _ in range(sampling.max_tokens):
         yield [completion.add(token) for completion, token in zip(completions, next(tokens).tolist(), strict=True)]
         if all(completion.done for completion in completions):

@@ -1,6 +1,7 @@
 """The tables of a test: perplexity by corpus, by position and by context, as files and to read."""
 
 import math
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from lit_modules import console
 from lit_modules.data.cache import replace_text
 from lit_modules.evaluation.scores import LAST, Evaluation, LossSums, bits_per_byte
+from mixers.checks import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PIECE = 2048  # tokens of about a piece: enough of them for a paired bootstrap, each long enough to be nearly its own
+PIECE = 2048  # tokens of about a piece: enough of them for an interval, each long enough to be nearly its own
 NOTE = "Lower is better. Loss is in nats per token."
 
 COLUMNS = {
@@ -25,13 +27,37 @@ Row = tuple[Any, ...]
 
 
 def report(evaluation: Evaluation, sums: list[LossSums], folder: Path | None, verbose: bool) -> list[dict[str, float]]:
-    """Writes and prints the tables, where there is a folder for them, and returns the metrics of each corpus."""
+    """Prints the tables, writes them where there is a folder for them, and returns the metrics of each corpus."""
     made = tables(evaluation, sums)
+    if verbose:
+        print(as_text(made), flush=True)  # first, so that a disk that fills loses nothing
     if folder is not None:
         write(made, folder)
         if verbose:
-            print(f"{as_text(made)}\n\ntables: {console.short_path(folder)}")
+            print(f"\ntables: {console.short_path(folder)}")
     return made["corpora"][["loss", "perplexity", "bits_per_byte"]].add_prefix("test/").to_dict("records")
+
+
+def folder_to_write(default: Path, *, asked: str | Path | None) -> Path | None:
+    """The folder for the tables, made if need be; None, and a line that says so, if the default takes no files.
+
+    Raises:
+        UsageError: The folder that was asked for takes no files.
+    """
+    folder = Path(asked or default)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if asked is not None:
+        raise UsageError(f"output_dir={str(folder)!r} cannot be written to ({reason}): write another folder.")
+    print(
+        f"{console.short_path(default)} cannot be written to ({reason}), so the tables are only printed: "
+        "write --output_dir=FOLDER to keep them."
+    )
+    return None
 
 
 def tables(evaluation: Evaluation, sums: list[LossSums]) -> "dict[str, pd.DataFrame]":

@@ -1,11 +1,12 @@
 """Lightning's commands: `fit`, `validate` and `test`, with everything a run needs as options."""
 
+import contextlib
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from inspect import getdoc, signature
 from pathlib import Path
 
+import pytorch_lightning as pl
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
@@ -13,16 +14,19 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 import mixers.names  # noqa: F401  (the short names)
 from lit_modules.console import command
 from lit_modules.data import registry
-from lit_modules.lightning_internals import CLIWithoutCheckpoints
+from lit_modules.data.cache import replace_text
+from lit_modules.lightning_internals import CLIWithoutCheckpoints, NothingRuns
 from lit_modules.training import checkpoint, pretrained, resume
-from lit_modules.training.errors import Parser
+from lit_modules.training.allowed_imports import restrict_imports
+from lit_modules.training.config_file import check_configs
+from lit_modules.training.errors import Parser, explain
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.given import given, options_of
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
 from mixers import available
-from mixers.checks import UsageError
+from mixers.checks import SEEDS, UsageError, between
 
 ROOT = signature(Trainer).parameters["default_root_dir"].default
 DATA_HELP = f"The kind of data: {', '.join(registry.DATA)};"
@@ -32,11 +36,26 @@ class LightningParser(Parser, LightningArgumentParser):
     """Lightning's parser, with sentences for mistakes."""
 
 
+class SaveConfig(SaveConfigCallback):
+    """Saves the options of a run when it begins to train: by then all is checked, and a checkpoint is restored."""
+
+    def setup(self, *_: object, **__: object) -> None:
+        """Not yet, as Lightning would."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        folder = trainer.log_dir  # which all processes ask for together
+        if folder is not None and trainer.is_global_zero:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            replace_text(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
+
+
 class CLI(CLIWithoutCheckpoints):
     """Lightning's command line, whose first argument is the command."""
 
     def __init__(self, argv: Sequence[str]):
+        restrict_imports()
         self.argv = argv = with_data_name(argv)
+        check_configs(options_of(argv, "--config")["--config"])
         asked = given(argv[1:], "data.name", "ckpt_path", "init_from", "trainer.default_root_dir")
         self.root = asked.get("trainer.default_root_dir", ROOT)
         self.init_from = asked.get("init_from")
@@ -59,8 +78,7 @@ class CLI(CLIWithoutCheckpoints):
             registry.get(self.data),
             trainer_class=Trainer,
             parser_class=LightningParser,
-            save_config_callback=SaveConfigCallback if argv[0] == "fit" else None,
-            save_config_kwargs={"overwrite": True},  # a run that goes on has one already
+            save_config_callback=SaveConfig if argv[0] == "fit" else None,
             auto_configure_optimizers=False,
             parser_kwargs={"allow_abbrev": False, argv[0]: options},
         )
@@ -79,6 +97,10 @@ class CLI(CLIWithoutCheckpoints):
         parser.link_arguments("seed_everything", "model.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+        self._parse(parser)
+        between(0, SEEDS, seed_everything=self.config[self.argv[0]].seed_everything)
+
+    def _parse(self, parser: LightningArgumentParser) -> None:
         name, *options = self.argv
         if self.path is not None:
             self._parse_resumed(parser, self.path)
@@ -89,7 +111,7 @@ class CLI(CLIWithoutCheckpoints):
             config = self.config[name]
             resume.check_model(start.options, config.as_dict())
             resume.check_tokenizer(config.as_dict(), str(start.path), start.tokenizer)
-            config.init_from, config.data.tokenizer = str(start.path), str(checkpoint.main_file(start.path))
+            config.init_from, config.data.tokenizer = str(start.path), str(start.tokenizer_file)
         else:
             self.config = parser.parse_args(self.argv)
             if name != "fit":
@@ -115,9 +137,13 @@ class CLI(CLIWithoutCheckpoints):
                 f"data={self.data!r} is not {saved!r}, on which ckpt_path={str(self.path)!r} was trained: leave it "
                 "out, or start a new run with init_from instead of ckpt_path."
             )
-        if 0 < config.trainer.max_steps <= step:
+        if not self.content.get("optimizer_states"):
             raise UsageError(
-                f"ckpt_path={config.ckpt_path!r} is at step {step} already, and trainer.max_steps="
+                f"ckpt_path={config.ckpt_path!r} holds no optimizer state: write one that fit saved whole."
+            )
+        if resume.is_finished(self.content, config.trainer):
+            raise UsageError(
+                f"ckpt_path={str(self.path)!r} is at step {step} already, and trainer.max_steps="
                 f"{config.trainer.max_steps}: set a larger --trainer.max_steps to train on."
             )
 
@@ -126,9 +152,9 @@ class CLI(CLIWithoutCheckpoints):
         sharded = section.trainer.strategy == FSDP2.strategy_name
         del section.data["name"]  # the class is chosen: it takes the other options only
         try:
-            with weights_later() if sharded else nullcontext():
+            with weights_later() if sharded else contextlib.nullcontext():
                 super().instantiate_classes()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ModuleNotFoundError) as error:
             if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise
             # What a constructor says is wrong, without what jsonargparse says around it.
@@ -143,6 +169,27 @@ class CLI(CLIWithoutCheckpoints):
             self.datamodule.hparams["tokenizer"] = self.saved["tokenizer"]
 
 
+class Built(NothingRuns, CLI):
+    """A command with everything built, and not run."""
+
+
+def build(argv: Sequence[str]) -> None:
+    """Builds all that a command needs without running it; raises UsageError where an option is wrong."""
+    with usage_errors():
+        Built(argv)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Makes UsageErrors of Lightning's own, and of what else ends a run for a reason that a user can see to."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise UsageError(str(error)) from error
+    except (OSError, RuntimeError, UsageError) as error:
+        raise explain(error) or error from error
+
+
 def run_command(argv: Sequence[str]) -> None:
     """Runs one of Lightning's commands; raises UsageError where an option is wrong, or what it names."""
     if None in options_of(argv, "--model.mixer.help")["--model.mixer.help"]:
@@ -151,10 +198,8 @@ def run_command(argv: Sequence[str]) -> None:
     if options_of(argv, "--data.help")["--data.help"]:
         print(data_help(argv))
         raise SystemExit(0)
-    try:
+    with usage_errors():
         CLI(argv)
-    except MisconfigurationException as error:
-        raise UsageError(str(error)) from error
 
 
 def with_data_name(argv: Sequence[str]) -> list[str]:

@@ -1,11 +1,14 @@
 """One sentence for each mistake on the command line."""
 
+import errno
 import re
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
+from torch.distributed import DistError
 
 from lit_modules.console import did_you_mean
+from lit_modules.training.allowed_imports import refusal
 from lit_modules.training.mixer_config import complete
 from mixers import registry
 from mixers.checks import UsageError
@@ -19,6 +22,41 @@ NOISE = {
     r"<class '([\w.]+)'>": r"\1",
     r"(?:typing|collections\.abc)\.": "",
 }
+# What it says of a value that may be of several plain kinds, where none fits.
+UNION = (
+    r"Does not validate against any of the Union subtypes Subtypes: "
+    r"\[(?P<kinds>(?:\w|, |Literal\[[^\]]*\]|list\[\w+\])*)\]"
+    r" Errors: .* Given value type: \S+ Given value: (?P<value>.*)$"
+)
+NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
+
+
+FULL_DISK = errno.ENOSPC, errno.EDQUOT
+GO_ON = "go on with fit --ckpt_path=last"
+
+
+def explain(error: Exception) -> UsageError | None:
+    """What a full disk, or a process that this one needs, ended a run with, as one sentence; None for other errors."""
+    said = str(error).strip()
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return UsageError(f"the disk is full ({said}): make room, and {GO_ON}.")
+    if re.match(r"Caught \w+ in DataLoader worker process", said):
+        sentence = said.splitlines()[-1].partition(": ")[2]  # what follows the error's name, below its traceback
+        if isinstance(error, UsageError):
+            return UsageError(sentence)
+        if isinstance(error, OSError):
+            return UsageError(f"the training text cannot be read ({sentence}): {GO_ON}, which prepares it anew.")
+    if match := re.match(r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)", said):
+        return UsageError(
+            f"a process that reads the training text ended too early (it {match[1]}): {GO_ON}, and with a smaller "
+            "--data.num_workers if memory ran out."
+        )
+    if isinstance(error, DistError) or "gloo" in said:
+        return UsageError(
+            f"another process of this run was killed, or has not answered within trainer.process_timeout: see what it "
+            f"said last, and {GO_ON}."
+        )
+    return None
 
 
 class Parser(ArgumentParser):
@@ -34,6 +72,8 @@ class Parser(ArgumentParser):
 
 def sentence(message: str, options: set[str]) -> str:
     """A parser's message as one sentence: with the nearest right name where one of `options` was meant."""
+    if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return refusal(match[1])
     if match := re.search(r"Option '([\w.]+)' is not accepted\. Got value: Namespace\(class_path='([\w.]+)'", message):
         mixer = complete(match[2])
         there = f"There are: {', '.join(sorted(mixer.options))}." if mixer.options else "It has none."
@@ -49,4 +89,7 @@ def sentence(message: str, options: set[str]) -> str:
     message = " ".join(message.split())
     for noise, instead in NOISE.items():
         message = re.sub(noise, instead, message)
+    if match := re.search(UNION, message):
+        wanted = [NAMES.get(kind, kind) for kind in match["kinds"].split(", ")]
+        message = f"{message[: match.start()]}Expected {' or '.join(wanted)}. Got value: {match['value']}"
     return message

@@ -8,6 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -20,13 +21,14 @@ from lit_modules.data.base import as_batch
 from lit_modules.data.datamodule import Text
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
+from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
-from lit_modules.training.optimizer import Schedule, lr_factor, parameter_groups, regroup
+from lit_modules.training.optimizer import Schedule, check_options, lr_factor, parameter_groups, regroup
 from lit_modules.training.pretrained import load_weights
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from mixers import LanguageModel
-from mixers.checks import UsageError
+from mixers.checks import SEEDS, UsageError, between
 from mixers.model.loss import IGNORED
 from mixers.ops.compiled import no_compiler
 
@@ -70,6 +72,15 @@ class LitLanguageModel(pl.LightningModule):
     ):
         super().__init__()
         options = {name: value for name, value in locals().items() if name in self.changeable_options}
+        check_options(
+            lr=lr,
+            min_lr_ratio=min_lr_ratio,
+            warmup_steps=warmup_steps,
+            decay_steps=decay_steps,
+            weight_decay=weight_decay,
+            betas=betas,
+        )
+        between(0, SEEDS, seed=seed)
         known = inspect.signature(LanguageModel).parameters
         # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
         for name, value in {**model}.items():
@@ -86,6 +97,12 @@ class LitLanguageModel(pl.LightningModule):
 
     # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **options: Any) -> "LitLanguageModel":
+        """As Lightning has it; from a file that names what may not be imported, nothing is."""
+        restrict_imports()
+        return super().load_from_checkpoint(*args, **options)
 
     def configure_model(self) -> None:
         if isinstance(strategy := strategy_of(self), FSDP2):
@@ -112,22 +129,9 @@ class LitLanguageModel(pl.LightningModule):
         if self.trainer.world_size > 1 and not isinstance(batch, Tensor):
             loss = loss * self._share_of_targets(targets)
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"the training loss is {loss.item()} at step {self.global_step + 1}: "
-                    f"lower model.lr={self.hparams['lr']} or lengthen the warm-up."
-                )
             self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
-
-    def on_validation_epoch_start(self) -> None:
-        # Over tokens, each alike: not to look for NaN, which it would leave out, also means to ignore weights.
-        loaders = self.trainer.val_dataloaders
-        count = len(loaders) if isinstance(loaders, list) else 1
-        self._val_losses = [MeanMetric(nan_strategy="disable") for _ in range(count)]
-        for loss in self._val_losses:
-            loss.set_dtype(SUM_DTYPE).to(self.device)
 
     def on_validation_start(self) -> None:
         check_shares(self.trainer.val_dataloaders, self.trainer.world_size)
@@ -135,6 +139,12 @@ class LitLanguageModel(pl.LightningModule):
     def on_test_start(self) -> None:
         if is_sharded(self.model):  # otherwise no process waits for another
             check_shares(self.trainer.test_dataloaders, self.trainer.world_size)
+
+    def on_validation_epoch_start(self) -> None:
+        loaders = self.trainer.val_dataloaders
+        self._val_losses = [mean_loss() for _ in range(len(loaders) if isinstance(loaders, list) else 1)]
+        for loss in self._val_losses:
+            loss.to(self.device)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         inputs, targets = as_batch(batch)
@@ -190,6 +200,11 @@ class LitLanguageModel(pl.LightningModule):
                 f"schedule={options['schedule']!r} needs an end: set trainer.max_steps or model.decay_steps, or "
                 "model.schedule=constant."
             )
+        if 0 < self.trainer.max_steps < options["warmup_steps"]:
+            rank_zero_warn(
+                f"The learning rate does not reach model.lr={options['lr']}, since model.warmup_steps="
+                f"{options['warmup_steps']} is more than trainer.max_steps={self.trainer.max_steps}."
+            )
         own = {name: options[name] for name in ("schedule", "warmup_steps", "min_lr_ratio")}
         scheduler = LambdaLR(optimizer, lr_factor(decay_steps=steps, **own))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -219,3 +234,11 @@ class LitLanguageModel(pl.LightningModule):
         options = self.hparams
         groups = parameter_groups(self.model, lr=options["lr"], weight_decay=options["weight_decay"])
         return [{**group, "betas": tuple(options["betas"])} for group in groups]
+
+
+def mean_loss() -> MeanMetric:
+    """The mean of losses over tokens, each alike."""
+    # Not to look for NaN, which it would leave out, also means to ignore weights.
+    metric = MeanMetric(nan_strategy="disable")
+    metric.set_dtype(SUM_DTYPE)
+    return metric

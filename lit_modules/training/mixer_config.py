@@ -2,9 +2,9 @@
 
 import inspect
 from functools import partial
-from importlib import import_module
 from typing import Any, NamedTuple
 
+from lit_modules.training.allowed_imports import import_mixer
 from mixers import LanguageModel, Mixer, available
 from mixers.checks import UsageError
 from mixers.model import MixerFactory
@@ -42,9 +42,19 @@ def complete(config: str | dict[str, Any]) -> Complete:
     """A name, an import path or a config `{class_path, init_args}`, with the defaults of the options it leaves out."""
     path, options = (config, {}) if isinstance(config, str) else (config["class_path"], config.get("init_args", {}))
     module, _, name = path.rpartition(".")
-    cls = available()[name] if module in ("", "mixers.names") else getattr(import_module(module), name)
+    cls = get(name) if module in ("", "mixers.names") else import_mixer(path)
     parameters = list(inspect.signature(cls).parameters.values())[1:]  # the first is the width
     return Complete(mixer_name(cls), cls, {each.name: each.default for each in parameters} | options)
+
+
+def whole_config(mixer: Any) -> dict[str, Any]:
+    """A mixer's class, partial or name as the config `{class_path, init_args}` with every option.
+
+    Raises:
+        UsageError: It is a function, or has one as an option, which plain data cannot express.
+    """
+    config = as_config(mixer)
+    return {**config, "init_args": complete(config).options}
 
 
 def factory(config: str | dict[str, Any]) -> MixerFactory:

@@ -1,12 +1,12 @@
 """Which parameters decay, which learn at their own rate, and how the rate changes over the steps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
-from mixers.checks import UsageError
+from mixers.checks import UsageError, above, at_least, between
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -36,6 +36,27 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
         for (rate, decay), params in groups.items()
         if params
     ]
+
+
+def check_options(
+    *,
+    lr: float,
+    min_lr_ratio: float,
+    warmup_steps: int,
+    decay_steps: int | None,
+    weight_decay: float,
+    betas: Sequence[float],
+) -> None:
+    """Raises UsageError for an option of the optimizer or the schedule that is out of range."""
+    above(0, lr=lr)
+    between(0, 1, min_lr_ratio=min_lr_ratio)
+    at_least(0, warmup_steps=warmup_steps, weight_decay=weight_decay)
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise UsageError(f"betas={list(betas)} are out of range: write two numbers from 0 to below 1, as [0.9, 0.98].")
+    if decay_steps is not None:
+        at_least(1, decay_steps=decay_steps)
+        if decay_steps < warmup_steps:
+            raise UsageError(f"decay_steps={decay_steps} is within warmup_steps={warmup_steps}: write a larger number.")
 
 
 def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay: float) -> dict[str, Any]:

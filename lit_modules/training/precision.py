@@ -41,7 +41,7 @@ def device(accelerator: str) -> torch.device:
     """The device of an `accelerator` of Lightning, or of a torch device as `cuda:1`; raises UsageError if not here."""
     try:
         found = torch.device(device_kind(accelerator))
-        torch.empty(0, device=found)
+        torch.zeros(1, device=found).item()  # which `meta` has not
     except (RuntimeError, AssertionError) as error:  # torch has no common exception for a device that is not there
         raise UsageError(f"accelerator={accelerator!r} cannot be used here: write auto, cpu, gpu or mps.") from error
     return found

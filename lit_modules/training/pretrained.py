@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from lit_modules.data.registry import saved_state
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training import checkpoint
+from lit_modules.training.pretrained_model import TOKENIZER, is_pretrained
 from lit_modules.training.sharded_checkpoint import is_sharded_checkpoint, read_shards
 from mixers.checks import MissingFileError, UsageError
 
@@ -22,9 +23,23 @@ class Pretrained(NamedTuple):
     weights: Mapping[str, Tensor]  # by the names of `LanguageModel`
     tokenizer: Tokenizer
 
+    @property
+    def tokenizer_file(self) -> Path:
+        """Where the tokenizer can be read from."""
+        return self.path / TOKENIZER if is_pretrained(self.path) else checkpoint.main_file(self.path)
+
 
 def read(init_from: str | Path, root: str | Path) -> Pretrained:
-    """The model that `init_from` names: a checkpoint of `fit`, or `last`, the newest of all runs below `root`."""
+    """The model that `init_from` names.
+
+    Args:
+        init_from: A checkpoint of `fit`, a folder that `save_pretrained` or `convert` made, or `last`, the newest
+            checkpoint of all runs.
+        root: The folder of all runs.
+    """
+    if init_from != "last" and is_pretrained(init_from):
+        model, tokenizer = checkpoint.load(init_from)
+        return Pretrained(Path(init_from), model.config(), model.state_dict(), tokenizer)
     if init_from != "last" and not checkpoint.main_file(Path(init_from)).is_file():
         raise MissingFileError(f"init_from={str(init_from)!r} is no file: write the path of a .ckpt, or last.")
     path = checkpoint.find(init_from, root)

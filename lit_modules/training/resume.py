@@ -40,7 +40,16 @@ def start_config(start: Pretrained) -> Options:
     """The options of a new run that its first weights decide, as a config of `fit`."""
     known = signature(LanguageModel).parameters.keys() - FOLLOWING
     model = {name: value for name, value in start.options.items() if name in known}
-    return {"model": model, "data": {"tokenizer": str(main_file(start.path))}}
+    return {"model": model, "data": {"tokenizer": str(start.tokenizer_file)}}
+
+
+def is_finished(content: Options, trainer: Options) -> bool:
+    """Whether a checkpoint is of a run that has all its steps and, if it validates at all, its last validation."""
+    step, validated = content["global_step"], content.get("callbacks", {}).get("KeepLast", {}).get("validated_step", 0)
+    validates = trainer["limit_val_batches"] != 0
+    return bool(
+        0 < trainer["max_steps"] <= step and (validated == step or trainer["max_steps"] < step or not validates)
+    )
 
 
 def check(content: Options, options: Options) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning_fabric.plugins import CheckpointIO
 from safetensors import SafetensorError
 from torch import Tensor
 from torch import distributed as dist
@@ -24,6 +24,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
+from lit_modules.training.checkpoint_file import verify
+from lit_modules.training.checkpoint_io import CheckpointFiles
 from mixers.checks import UsageError
 
 REST = "checkpoint.ckpt"  # everything but the tensors that are shared out
@@ -73,7 +75,7 @@ def save_shards(
         save(shards, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
     digests = _gather({name: _digest(partial / name) for name in _mine(_shard_names(partial))})
     if _rank() == 0:
-        (io or TorchCheckpointIO()).save_checkpoint({**rest, SHARDS: digests}, partial / REST)
+        (io or CheckpointFiles()).save_checkpoint({**rest, SHARDS: digests}, partial / REST)
         replace(folder, partial)
     _wait()
 
@@ -117,13 +119,12 @@ def file_from_shards(folder: Path, file: Path) -> None:
     Raises:
         UsageError: A file of the folder is missing or has changed.
     """
-    partial = file.with_name(f"{file.name}.partial")
-    torch.save(read_shards(folder), partial)
-    replace(file, partial)
+    CheckpointFiles().save_checkpoint(read_shards(folder), file)
 
 
 def shards_from_file(file: Path, folder: Path) -> None:
     """Writes a checkpoint that is one file as a folder, from which any number of processes go on."""
+    verify(file)
     content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     save_shards(content, folder, is_shared_out=_is_weight_or_moment)
 

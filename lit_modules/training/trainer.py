@@ -6,28 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback
 from pytorch_lightning.accelerators import Accelerator
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities import rank_zero_info
 
-from lit_modules.console import command, number, short_path
 from lit_modules.data.base import LanguageData
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
-from lit_modules.lightning_internals import hush
+from lit_modules.lightning_internals import end_without_steps, hush, set_timeout
 from lit_modules.training import checkpoint, pretrained
-from lit_modules.training.callbacks.keep_last import KeepLast
-from lit_modules.training.callbacks.progress import Progress, Samples, Speed
+from lit_modules.training.callbacks.standard import all_callbacks
+from lit_modules.training.checkpoint_io import CheckpointFiles
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import model_mixers
 from lit_modules.training.precision import best_precision
+from lit_modules.training.results import print_results
+from lit_modules.training.run_folder import RunLogger
 from lit_modules.training.strategies import choose_strategy
-from mixers import LanguageModel
+from lit_modules.training.trainer_options import check_options
 from mixers.checks import UsageError
 
 
@@ -41,6 +42,9 @@ class Trainer(pl.Trainer):
         val_check_interval: Optimizer steps between two validations; there is always one at the end.
         save_every_n_steps: Optimizer steps between two savings of last.ckpt, which is also saved before each
             validation and when the run is stopped.
+        skip_nonfinite_steps: Whether an optimizer step whose gradient is infinite or not a number is left out, for
+            which the processor waits for the GPU on every step; otherwise it stops the run.
+        process_timeout: Minutes that one of several processes waits for another that hangs, before the run ends.
         accumulate_grad_batches: Batches that an optimizer step takes its gradient from.
         logger: Where to log; by default to TensorBoard, in a folder runs/MIXER/version_N.
         callbacks: Callbacks beside the trainer's own.
@@ -64,6 +68,8 @@ class Trainer(pl.Trainer):
         precision: str | int = "auto",
         val_check_interval: int | None = None,
         save_every_n_steps: int = 500,
+        skip_nonfinite_steps: bool = False,
+        process_timeout: float = 30,
         accumulate_grad_batches: int = 1,
         logger: Logger | Iterable[Logger] | bool | None = None,
         callbacks: list[Callback] | Callback | None = None,
@@ -77,20 +83,20 @@ class Trainer(pl.Trainer):
         sharded_checkpoints: bool = False,
         **options: Any,
     ):
-        if max_epochs is not None:
-            raise UsageError(f"max_epochs={max_epochs} has no meaning for an endless stream: set max_steps instead.")
+        if not process_timeout > 0:
+            raise UsageError(f"process_timeout={process_timeout} is too small: write minutes, more than 0.")
+        own_options = ("max_steps", "max_epochs", "val_check_interval", "save_every_n_steps", "accumulate_grad_batches")
+        check_options(options | {name: value for name, value in locals().items() if name in own_options})
         if precision == "auto":
             precision, reason = best_precision(accelerator)
             rank_zero_info(f"precision: {precision} ({reason})")
         strategy = choose_strategy(strategy, sharded_checkpoints=sharded_checkpoints, precision=precision)
-        own = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        own += [Speed(), Samples()]
-        if enable_progress_bar and not any(isinstance(callback, ProgressBar) for callback in own):
-            own.append(Progress())
-        if enable_checkpointing:
-            own.append(KeepLast(save_every_n_steps))
-            if not any(isinstance(callback, ModelCheckpoint) for callback in own):
-                own.append(ModelCheckpoint(monitor="val/loss", filename="best", enable_version_counter=False))
+        own = all_callbacks(
+            callbacks,
+            progress_bar=enable_progress_bar,
+            checkpoints_every_n_steps=save_every_n_steps if enable_checkpointing else None,
+            skip_nonfinite_steps=skip_nonfinite_steps,
+        )
         hush()
         self._logs_to_folder = logger is None or logger is True  # which `fit` knows
         super().__init__(
@@ -112,6 +118,10 @@ class Trainer(pl.Trainer):
             use_distributed_sampler=False,  # the data know their share
             **options,
         )
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:  # else it is one that the user chose
+            self.strategy.checkpoint_io = CheckpointFiles()
+        end_without_steps(self)
+        set_timeout(self, minutes=process_timeout)
 
     def fit(  # type: ignore[override]  # nothing is ever unpickled, so there is no `weights_only` to choose
         self,
@@ -141,13 +151,11 @@ class Trainer(pl.Trainer):
         if path:  # a resumed run saves where it saved before
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer
-            kept, folder = path and checkpoint.run_folder(path), Path(self.default_root_dir)
             name = model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
-            root, name, version = (kept.parent.parent, kept.parent.name, kept.name) if kept else (folder, name, None)
-            self.logger = TensorBoardLogger(root, name=name, version=version, default_hp_metric=False)
+            self.logger = RunLogger.of(path and checkpoint.run_folder(path), Path(self.default_root_dir, name))
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
         if self.is_global_zero and isinstance(model, LitLanguageModel):
-            self._print_results(model.model)
+            print_results(model.model, self)
 
     def validate(  # type: ignore[override]
         self,
@@ -172,7 +180,7 @@ class Trainer(pl.Trainer):
         results = super().validate(model, dataloaders, self._file(ckpt_path), False, datamodule, weights_only=True)
         results = results[:1]  # Lightning repeats it for each corpus of a mixture
         if verbose and self.is_global_zero:
-            corpus = datamodule.corpus if isinstance(datamodule, (Text, LanguageData)) else "validation"
+            corpus = datamodule.corpus if isinstance(datamodule, LanguageData) else "validation"
             for result in results:
                 print(f"{tables.NOTE}\n\n{tables.aligned(tables.validation(corpus, result))}")
         return [dict(result) for result in results]
@@ -189,10 +197,11 @@ class Trainer(pl.Trainer):
         corpora: list[str | EvalCorpus] = [],  # noqa: B006  (jsonargparse shows and copies it)
         contexts: list[int] = [512, 1024, 2048],  # noqa: B006
         max_tokens: int | None = None,
+        output_dir: str | Path | None = None,
     ) -> list[dict[str, float]]:
         """Measures a model on the test text and on other corpora, by position and by context.
 
-        Tables go to `test` in the folder of the run; corpora.csv is the last to be written.
+        Tables are printed, and go to a folder; corpora.csv is the last to be written.
 
         Args:
             model: The model.
@@ -205,43 +214,35 @@ class Trainer(pl.Trainer):
             contexts: Tokens of context, for the perplexity of the last 128 of windows of the longest of them; that by
                 position is of the same windows.
             max_tokens: Most tokens of each corpus to score, from its beginning; by default all.
+            output_dir: The folder for the tables; by default `test` in the folder of the run.
 
         Returns:
             The metrics, in one dict for each corpus, that of the run first.
+
+        Raises:
+            UsageError: An option is out of range, or `output_dir` cannot be written to.
         """
         path = self._file(ckpt_path)
         if isinstance(datamodule, LanguageData) and not isinstance(datamodule, Text):
             raise UsageError(f"test measures text, not {datamodule.corpus!r}: use validate, or give --data=text.")
         if not isinstance(datamodule, Text):
-            if corpora or max_tokens is not None:
-                raise UsageError(f"corpora={corpora} and max_tokens={max_tokens} need the run's Text as datamodule.")
+            if corpora or max_tokens is not None or output_dir is not None:
+                asked = f"corpora={corpora}, max_tokens={max_tokens} and output_dir={output_dir}"
+                raise UsageError(f"{asked} need the run's Text as datamodule.")
             return [dict(r) for r in super().test(model, dataloaders, path, verbose, datamodule, weights_only=True)]
-        if self.limit_test_batches != 1.0:
-            raise UsageError(
-                f"trainer.limit_test_batches={self.limit_test_batches} would leave out parts of the tables: set "
-                "max_tokens instead."
-            )
+        if (limit := self.limit_test_batches) != 1.0:
+            raise UsageError(f"trainer.limit_test_batches={limit} would leave out parts of the tables: set max_tokens.")
         evaluation = Evaluation(datamodule, split, corpora, contexts, max_tokens)
+        run = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
+        # Before anything is measured.
+        folder = tables.folder_to_write(run / "test", asked=output_dir) if self.is_global_zero else None
         scores = Scores(evaluation)
         self.callbacks.append(scores)  # type: ignore[attr-defined]
         try:
             super().test(model, dataloaders, path, False, evaluation, weights_only=True)
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
-        folder = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
-        return tables.report(evaluation, scores.sums, folder / "test" if self.is_global_zero else None, verbose)
-
-    def _print_results(self, model: LanguageModel) -> None:
-        """Prints the results of a run, where they are, and what to do next."""
-        counts = model.parameter_counts()
-        parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
-        print(f"mixer: {model_mixers(model)}\nparameters: {sum(counts.values()):,} ({parts})")
-        for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
-            if key in self.callback_metrics:
-                print(f"{name}: {number(self.callback_metrics[key].item())}")
-        if best := getattr(self.checkpoint_callback, "best_model_path", ""):
-            path = short_path(best)
-            print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
+        return tables.report(evaluation, scores.sums, folder, verbose and self.is_global_zero)
 
     def _file(self, ckpt_path: str | None) -> Path | None:
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from mixers.benchmark.memory import OUT_OF_MEMORY, peak_bytes, within_memory
+from mixers.benchmark.memory import peak_bytes, within_memory
 from mixers.benchmark.work import Case, Phase, Target, Unavailable
+from mixers.checks import is_out_of_memory
 
 TOKENS = 8  # decoded where anything else is run once: single tokens are quick
 
@@ -99,7 +100,7 @@ def _turn(row: Row, target: Target, repeats: int) -> tuple[Row, list[float]]:
     except Unavailable as reason:
         return row._replace(note=str(reason)), []
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        if is_out_of_memory(error):
             return row._replace(note="out of memory"), []
         raise
     finally:

@@ -10,7 +10,6 @@ import torch
 
 PROCESS = Path("/proc/self")  # Linux; elsewhere a CPU's memory is not measured
 STATUS = PROCESS / "status"
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:

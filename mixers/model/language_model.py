@@ -7,8 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mixers.checks import UsageError, at_least, one_of
-from mixers.model.block import NORMS, Block, MixerFactory, NormKind, State, matched_width, mixer_factory
+from mixers.checks import UsageError, at_least, fits_memory, one_of
+from mixers.model.block import (
+    BLOCK_PARAMETERS,
+    NORMS,
+    Block,
+    MixerFactory,
+    NormKind,
+    State,
+    matched_width,
+    mixer_factory,
+)
 from mixers.model.generate import generate
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
 from mixers.model.packed import find_documents
@@ -72,12 +81,18 @@ class LanguageModel(nn.Module):
         at_least(1, vocab_size=vocab_size, dim=dim, depth=depth, ffn_dim=1 if ffn_dim is None else ffn_dim)
         one_of(MATRICES, ffn=ffn)
         one_of(NORMS, norm=norm)
-        if not 0 <= dropout < 1:
+        at_least(0, dropout=dropout)
+        if not dropout < 1:
             raise UsageError(f"dropout={dropout} is out of range: write a number from 0 to below 1.")
         if start_token is not None and not 0 <= start_token < vocab_size:
             raise UsageError(f"start_token={start_token} is out of range: write an id from 0 to {vocab_size - 1}.")
         if wrong := [layer for layer in overrides or {} if not 0 <= layer < depth]:
             raise UsageError(f"overrides names block {wrong[0]}; with depth={depth} there are blocks 0 to {depth - 1}.")
+        least = vocab_size * dim + depth * (
+            BLOCK_PARAMETERS * dim**2 if ffn_dim is None else MATRICES[ffn] * dim * ffn_dim
+        )
+        what = f"a model of dim={dim}, depth={depth}, vocab_size={vocab_size}, ffn_dim={ffn_dim}"
+        fits_memory(least * torch.get_default_dtype().itemsize, what)
         self.recompute, self.start_token = recompute, start_token
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)

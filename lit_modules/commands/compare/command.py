@@ -7,19 +7,18 @@ import sys
 from itertools import filterfalse
 
 from lit_modules.commands.compare import report, tables
+from lit_modules.commands.compare.check_runs import check_runs, evaluation, named
 from lit_modules.commands.compare.cost import costs_of
 from lit_modules.commands.compare.results import kept_results
 from lit_modules.commands.compare.runner import check_same, run_all, test_arguments
-from lit_modules.commands.compare.study import Options, Study, read_study
+from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.console import short_path
 from lit_modules.data.cache import default_cache
 from lit_modules.data.corpora import load_corpus
 from lit_modules.data.datamodule import Text
 from lit_modules.data.files import is_path, is_pattern
-from lit_modules.evaluation.scores import EvalCorpus, Evaluation
 from lit_modules.training.cli import run_command
 from lit_modules.training.precision import device
-from mixers.checks import UsageError
 
 
 def compare(
@@ -57,6 +56,7 @@ def compare(
     if todo:
         check(asked)
         check_corpora(asked)
+        check_runs(asked)
     print(f"{asked.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
     try:
         for run in run_all(todo):
@@ -81,9 +81,7 @@ def check(study: Study) -> None:
         options = json.dumps(study.run(row, study.seeds[0]).options)
         _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
     _parse(["test", *test_arguments(study.test)], f"test of {study.name}")
-    others = [EvalCorpus(**other) if isinstance(other, dict) else other for other in study.test.get("corpora", [])]
-    asked: Options = {"split": "test", "contexts": [], "max_tokens": None} | study.test
-    Evaluation(Text(**study.fit["data"]), asked["split"], others, asked["contexts"], asked["max_tokens"])
+    evaluation(Text(**study.fit["data"]), {"contexts": []} | study.test)
 
 
 def check_corpora(study: Study) -> None:
@@ -98,8 +96,5 @@ def check_corpora(study: Study) -> None:
 
 def _parse(argv: list[str], whose: str) -> None:
     """Raises UsageError if a command line cannot be parsed."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-            run_command([*argv, "--print_config"])
-    except UsageError as error:
-        raise UsageError(f"{whose}: {error}") from error
+    with named(whose), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        run_command([*argv, "--print_config"])

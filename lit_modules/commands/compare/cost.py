@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from lit_modules.commands.benchmark import machine
 from lit_modules.commands.compare.runner import LAST
-from lit_modules.commands.compare.study import Options, Study
+from lit_modules.commands.compare.study import Study
 from lit_modules.data.cache import replace_text
 from lit_modules.training import checkpoint
+from lit_modules.training.config_file import Options
 from lit_modules.training.mixer_config import factory
 from lit_modules.training.precision import best_precision
 from mixers import LanguageModel

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import filterfalse
 from pathlib import Path
 from typing import NamedTuple
@@ -32,8 +32,8 @@ COLUMNS = {
     **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
     **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
 }
-DRAWS = 10_000  # of a bootstrap
 COVERED = 0.95
+STEPS = 100_000  # of an integral
 
 
 class Difference(NamedTuple):
@@ -118,7 +118,7 @@ class Results:
         return found.reindex([row for row in self.study.rows if row in found.index])
 
     def difference(self, row: str, other: str) -> Difference:
-        """A paired bootstrap over seeds and pieces of text; nan where the two have no seed in common.
+        """The paired difference over seeds and pieces of text; nan where the two have no seed in common.
 
         Runs with the same seed read the same text in the same order, and both are tested on the same pieces, so each
         pair of (seed, piece) gives one difference.
@@ -132,7 +132,7 @@ class Results:
         if seeds.empty:
             return Difference(math.nan, math.nan, math.nan)
         apart = ours["nats"].loc[seeds] - theirs["nats"].loc[seeds]
-        return bootstrap(apart.to_numpy(float), ours["tokens"].loc[seeds[0]].to_numpy(float))
+        return two_way(apart.to_numpy(float), ours["tokens"].loc[seeds[0]].to_numpy(float))
 
 
 def kept_results(study: Study) -> Results:
@@ -158,18 +158,22 @@ def read(run: Run, digest: str) -> pd.DataFrame:
 
 
 def _curve(folder: Path) -> pd.DataFrame:
-    """Training loss by optimizer step, each the mean of the last logged ones."""
-    events = EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars("train/loss")  # 0: without leaving any out
+    """Training loss by optimizer step, each the mean of the last logged ones; of a short run perhaps none."""
+    logs = EventAccumulator(str(folder), {"scalars": 0}).Reload()  # 0: without leaving any out
+    events = logs.Scalars("train/loss") if "train/loss" in logs.Tags()["scalars"] else []
+    if not events:
+        return pd.DataFrame({"at": [], "loss": []})
     logged = pd.Series({event.step: event.value for event in events}).sort_index()
     smooth = logged.rolling(min(SMOOTHED, len(logged))).mean().dropna()
     return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})
 
 
-def bootstrap(nats: np.ndarray, tokens: np.ndarray) -> Difference:
-    """The interval of a mean difference.
+def two_way(nats: np.ndarray, tokens: np.ndarray) -> Difference:
+    """The interval of a mean difference over seeds and pieces of text, both drawn at random (Howe's approximation).
 
-    Seeds and pieces are drawn anew with replacement, all pieces with the same seeds; with one seed only the pieces
-    vary, and the interval says nothing of other seeds.
+    The variance of the mean is that between pieces and, beside it, that between seeds; each counts with its own
+    Student's t, so that few seeds widen the interval as they should. With one seed only the pieces vary, and the
+    interval says nothing of other seeds.
 
     Args:
         nats: Summed differences, (seeds, pieces).
@@ -179,9 +183,22 @@ def bootstrap(nats: np.ndarray, tokens: np.ndarray) -> Difference:
     mean = float(nats.sum() / seeds / tokens.sum())
     if pieces == 1:
         return Difference(mean, math.nan, math.nan)
-    draw = np.random.default_rng(0)
-    seed_counts = draw.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS)
-    piece_counts = draw.multinomial(pieces, np.full(pieces, 1 / pieces), DRAWS)
-    sums = ((seed_counts @ nats) * piece_counts).sum(1) / seeds
-    low, high = np.quantile(sums / (piece_counts @ tokens), [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    return Difference(mean, float(low), float(high))
+    apart = (nats - mean * tokens) / tokens.mean()
+    of_seeds, of_pieces = apart.mean(1, keepdims=True), apart.mean(0, keepdims=True)
+    square = student_t(pieces - 1) ** 2 * seeds * np.sum(of_pieces**2) / (pieces - 1)
+    if seeds > 1:
+        rest = np.sum((apart - of_seeds - of_pieces) ** 2) / (seeds - 1) / (pieces - 1)
+        between = pieces * np.sum(of_seeds**2) / (seeds - 1) - rest
+        square += student_t(seeds - 1) ** 2 * max(between, 0.0)
+    half = math.sqrt(square / seeds / pieces)
+    return Difference(mean, mean - half, mean + half)
+
+
+@cache
+def student_t(degrees: int) -> float:
+    """How many standard errors to each side cover 95 % with so many degrees of freedom."""
+    # With x = sqrt(n) tan u the density is cos(u)^(n-1), up to a factor, over a bounded range.
+    edges = np.linspace(0, math.pi / 2, STEPS + 1)
+    density = np.cos((edges[:-1] + edges[1:]) / 2) ** (degrees - 1)
+    covered = np.concatenate([[0.0], np.cumsum(density) / np.sum(density)])
+    return math.sqrt(degrees) * math.tan(float(np.interp(COVERED, covered, edges)))

@@ -16,12 +16,13 @@ import yaml
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lit_modules.commands.compare.study import Options, Run
+from lit_modules.commands.compare.study import Run
+from lit_modules.console import hide_deprecations
 from lit_modules.data.cache import replace_text
 from lit_modules.training import checkpoint
 from lit_modules.training.cli import run_command
-from mixers.benchmark.memory import OUT_OF_MEMORY
-from mixers.checks import UsageError
+from lit_modules.training.config_file import Options
+from mixers.checks import UsageError, is_out_of_memory
 
 # In a run's folder: the options that it was begun with and those that it was tested with, and why it failed.
 TRAINED_WITH, TESTED_WITH, FAILED = "options.yaml", "test/options.yaml", "failed.txt"
@@ -115,6 +116,7 @@ def test_arguments(options: Options) -> list[str]:
 
 def _child(argv: list[str], note: Path) -> None:
     """A command; writes down why it failed, and stops when its parent is gone."""
+    hide_deprecations()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     sys.argv[1:] = argv  # what Lightning starts again for each of several devices
     try:
@@ -138,7 +140,7 @@ def _stop_with_parent() -> None:
 
 def reason(error: Exception) -> str:
     """Why a run failed, in one sentence."""
-    if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return "out of memory"
     said = " ".join(str(error).split())
     return said if isinstance(error, FloatingPointError) else f"{type(error).__name__}: {said}"

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from mixers.checks import MissingFileError, UsageError, at_least
-
-Options = dict[str, Any]
+from lit_modules.commands.benchmark import MOST_RUNS, MOST_TOKENS
+from lit_modules.training.config_file import Options, check_sections, read_options
+from mixers.checks import SEEDS, MissingFileError, UsageError, at_least, between
 
 SPELT = str.maketrans({"γ": "gamma", "=": "", "+": " plus "})  # in the names of folders
 LOGGER = "pytorch_lightning.loggers.TensorBoardLogger"
@@ -28,6 +27,8 @@ class CostOptions:
 
     def __post_init__(self) -> None:
         at_least(1, rounds=self.rounds, lengths=min(self.lengths, default=0))
+        between(1, MOST_RUNS, rounds=self.rounds)
+        between(1, MOST_TOKENS, lengths=max(self.lengths))
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,20 @@ class Study:
     def __post_init__(self) -> None:
         if not self.rows:
             raise UsageError("rows={} should give options to one or more names.")
+        if odd := [row for row in self.rows if not isinstance(row, str)]:
+            raise UsageError(f"rows has the name {odd[0]!r}, which is no text: write it in quotes.")
         if len({slug(row) for row in self.rows} - {""}) < len(self.rows):
             raise UsageError(f"rows={list(self.rows)} need names that differ in letters or digits.")
-        if not self.seeds:
-            raise UsageError("seeds=[] is empty: write at least one whole number.")
+        check_list("seeds", self.seeds)
+        for seed in self.seeds:
+            between(0, SEEDS, seeds=seed)
+        check_sections(self.fit, "fit")
+        for row, options in self.rows.items():
+            check_sections(options, f"row {row!r}")
         for section, option in (("trainer", "max_steps"), ("data", "block_size"), ("data", "batch_size")):
             if not isinstance((self.fit.get(section) or {}).get(option), int):
                 raise UsageError(f"fit needs {section}.{option}: write a whole number.")
+            at_least(1, **{f"{section}.{option}": self.fit[section][option]})
 
     @property
     def first(self) -> str:
@@ -83,6 +91,9 @@ class Study:
         Raises:
             UsageError: There is no such row or seed.
         """
+        for name, chosen in (("rows", rows), ("seeds", seeds)):
+            if chosen is not None:
+                check_list(name, chosen)
         for name, asked, known in (("rows", rows, list(self.rows)), ("seeds", seeds, self.seeds)):
             if unknown := [value for value in asked or () if value not in known]:
                 raise UsageError(f"{name} has {unknown[0]!r}, which {self.name} does not: write some of {known}.")
@@ -128,6 +139,8 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         if unknown := [name for name in content if name not in known]:
             raise UsageError(f"{unknown[0]!r} is no part of a study: it needs rows and fit, and may have seeds and "
                              "test and cost.")  # fmt: skip
+        if "cost" in content and not isinstance(content["cost"] or {}, dict):
+            raise UsageError(f"cost={content['cost']!r} is no mapping: write cost: {{lengths: [...], rounds: N}}.")
         options = parser.parse_object({name: value for name, value in content.items() if value is not None})
         folder = Path(folder or Path("runs", "compare", path.stem))
         return Study(path.stem, folder, **parser.instantiate(options).as_dict())
@@ -135,27 +148,19 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         raise UsageError(f"study={str(path)!r}: {' '.join(str(error).split())}") from error
 
 
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Refuses a name that stands twice, of which YAML would quietly take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Options:
-        names = [name.value for name, _ in node.value if name.tag != "tag:yaml.org,2002:merge"]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"{name!r} stands twice{node.start_mark}")
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path, what: str) -> Options:
     if not path.is_file():
         raise MissingFileError(f"{what}={str(path)!r} is no file: write the path of a YAML file.")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{what}={str(path)!r} is not right: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{what}={str(path)!r} has no keys: it should be a YAML file of options.")
-    return content
+    return read_options(path, what)
+
+
+def check_list(name: str, values: Sequence[Any]) -> None:
+    """Raises UsageError for a list that is empty or has something twice."""
+    if not values:
+        raise UsageError(f"{name}=[] is empty: write at least one.")
+    for value in values:
+        if list(values).count(value) > 1:
+            raise UsageError(f"{name}={list(values)} has {value!r} twice: write it once.")
 
 
 def deep_merge(below: Options, above: Options) -> Options:

@@ -33,8 +33,8 @@ def quality(results: Results) -> Table:
         title="Quality",
         note=f"Loss in nats per token over {_tokens(results, own)} tokens of the {study.test.get('split', 'test')} "
         "split, which is no part of the training text; mean ± standard deviation over seeds. Lower (↓) is better, and "
-        f"a negative difference means better than {study.first}. Intervals cover 95 % of a paired bootstrap over seeds "
-        "and pieces of text: where one holds zero, this study does not tell the two apart.",
+        f"a negative difference means better than {study.first}. Intervals cover 95 % over seeds and pieces of text, "
+        "by Student's t: where one holds zero, this study does not tell the two apart.",
         data=pd.DataFrame(columns, index=rows.index),
     )
 

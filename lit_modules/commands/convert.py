@@ -1,0 +1,49 @@
+"""The command `convert`: writes a checkpoint in another form."""
+
+from pathlib import Path
+from typing import Literal
+
+from lit_modules.console import command
+from lit_modules.training import checkpoint
+from lit_modules.training.pretrained_model import is_pretrained
+from lit_modules.training.sharded_checkpoint import file_from_shards, is_sharded_checkpoint, shards_from_file
+from mixers.checks import UsageError
+
+
+def convert(
+    ckpt_path: str, output: str, *, to: Literal["pretrained", "file", "sharded"] = "pretrained", root: str = "runs"
+) -> None:
+    """Writes a checkpoint in another form, for others to load or for other processes to train on.
+
+    Args:
+        ckpt_path: The checkpoint, a file or a sharded folder; `last` is the newest of all runs.
+        output: Where to write; nothing may be there yet.
+        to: `pretrained` is a folder to share, of the weights in safetensors, config.json, tokenizer.json and a model
+            card; `file` and `sharded` are checkpoints to train on from, as one file or as a folder of several.
+        root: The folder of all runs.
+
+    Raises:
+        UsageError: Something is at `output`, or the checkpoint has that form already.
+    """
+    target = Path(output)
+    if target.exists():
+        raise UsageError(f"output={output!r} is there already: write another path, or move it away.")
+    if is_pretrained(ckpt_path):
+        raise UsageError(
+            f"ckpt_path={ckpt_path!r} is a folder to share, from which no run goes on: write a checkpoint."
+        )
+    source = checkpoint.find(ckpt_path, root)
+    checkpoint.read_file(source)  # which refuses what is none
+    if to != "pretrained" and is_sharded_checkpoint(source) == (to == "sharded"):
+        raise UsageError(f"ckpt_path={str(source)!r} has the form --to={to} already: write another.")
+    write = {"pretrained": _share, "file": file_from_shards, "sharded": shards_from_file}[to]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.partial")  # renamed when it is whole
+    write(source, partial)
+    partial.rename(target)
+    use = "fit" if to != "pretrained" else "generate"
+    print(f"written: {output}\nuse it: {command()} {use} --ckpt_path={output}")
+
+
+def _share(path: Path, folder: Path) -> None:
+    checkpoint.load(path)[0].save_pretrained(folder)

@@ -1,0 +1,20 @@
+"""What a run says at its end."""
+
+import pytorch_lightning as pl
+
+from lit_modules.console import command, number, short_path
+from lit_modules.training.mixer_config import model_mixers
+from mixers import LanguageModel
+
+
+def print_results(model: LanguageModel, trainer: pl.Trainer) -> None:
+    """Prints the results of a run, where they are, and what to do next."""
+    counts = model.parameter_counts()
+    parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
+    print(f"mixer: {model_mixers(model)}\nparameters: {sum(counts.values()):,} ({parts})")
+    for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
+        if key in trainer.callback_metrics:
+            print(f"{name}: {number(trainer.callback_metrics[key].item())}")
+    if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
+        path = short_path(best)
+        print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
