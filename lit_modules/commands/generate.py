@@ -37,7 +37,7 @@ def generate(
         top_p: Draw from the likeliest tokens that together have this probability only.
         seed: Seed of the random numbers, for the same text again.
         stop: Text that ends a continuation just before it.
-        chat: Whether prompts are messages to a model tuned with `--data=instructions`: each is put into the template
+        chat: Whether prompts are messages to a model that was tuned on conversations: each is put into the template
             that the model was tuned with, and only the answer is shown.
         load_state: File of `--save_state`: the prompts follow the text whose reading it keeps, which is not read again.
         save_state: File in which to keep what the model remembers after reading the prompt.

@@ -43,7 +43,8 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
         path = find(ckpt_path, root)
         content = read_file(path)
         tokenizer = Tokenizer.from_json(saved_state(content)["tokenizer"])
-        model = from_checkpoint(read_shards(path) if is_sharded_checkpoint(path) else content, tokenizer)
+        content = read_shards(path) if is_sharded_checkpoint(path) else content
+        model = from_checkpoint(content, tokenizer, f"ckpt_path={str(ckpt_path)!r}")
     if model.tokenizer is None:
         raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} has no tokenizer.json: put that of the model beside it.")
     return model, model.tokenizer

@@ -73,12 +73,14 @@ class Parser(ArgumentParser):
 def sentence(message: str, options: set[str]) -> str:
     """A parser's message as one sentence: with the nearest right name where one of `options` was meant."""
     if match := re.search(r"Importing '([\w.]+)' is not allowed", message):
-        return refusal(match[1])
+        key = re.match(r"Parser key \"([\w.]+)\"", message)
+        return (f"--{key[1]}: " if key else "") + refusal(match[1])
     if match := re.search(r"Option '([\w.]+)' is not accepted\. Got value: Namespace\(class_path='([\w.]+)'", message):
         mixer = complete(match[2])
         there = f"There are: {', '.join(sorted(mixer.options))}." if mixer.options else "It has none."
         hint = did_you_mean(match[1], mixer.options)
         return f"The mixer {mixer.name!r} has no option {match[1]!r}{hint} {there}"
+    message = re.sub(r"Group '([\w.]+)' does not accept option '", r"does not accept option '\1.", message)
     if match := re.search(r"(?:unrecognized arguments: --?|does not accept option ')([\w.-]+)", message):
         name = f"--{match[1]}"
         return f"There is no option {name}{did_you_mean(name, options)}"

@@ -147,17 +147,22 @@ def from_folder(folder: Path) -> PretrainedLanguageModel:
     return PretrainedLanguageModel.from_pretrained(folder)
 
 
-def from_checkpoint(content: dict[str, Any], tokenizer: Tokenizer) -> PretrainedLanguageModel:
-    """The model of a checkpoint's content, in evaluation mode; raises UsageError if the weights are not its own."""
+def from_checkpoint(content: dict[str, Any], tokenizer: Tokenizer, whose: str) -> PretrainedLanguageModel:
+    """The model of a checkpoint's content, in evaluation mode; raises UsageError if the weights are not its own.
+
+    Args:
+        content: What `fit` saved.
+        tokenizer: The tokenizer in it.
+        whose: What errors call the checkpoint.
+    """
     saved = content["hyper_parameters"]
     options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
     model = PretrainedLanguageModel(tokenizer=tokenizer, **_with_factories(options))
     try:
         model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
     except RuntimeError as error:
-        raise UsageError(
-            f"the checkpoint has not the weights of its own model: {' '.join(str(error).split())}"
-        ) from error
+        why = " ".join(str(error).split())
+        raise UsageError(f"{whose} has not the weights of its own model: {why}") from error
     return model.eval()
 
 

@@ -234,7 +234,6 @@ class Trainer(pl.Trainer):
             raise UsageError(f"trainer.limit_test_batches={limit} would leave out parts of the tables: set max_tokens.")
         evaluation = Evaluation(datamodule, split, corpora, contexts, max_tokens)
         run = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
-        # Before anything is measured.
         folder = tables.folder_to_write(run / "test", asked=output_dir) if self.is_global_zero else None
         scores = Scores(evaluation)
         self.callbacks.append(scores)  # type: ignore[attr-defined]
