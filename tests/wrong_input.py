@@ -95,7 +95,7 @@ FIT = [
     ("--trainer.logger=foo", "--trainer.logger foo"),
     ("--trainer.callbacks=5", "--trainer.callbacks list 5"),
     ("--trainer.callbacks=torch.nn.Linear", "--trainer.callbacks Callback"),
-    ("--trainer.default_root_dir=corpus.txt", "corpus.txt Not a directory name another folder"),
+    ("--trainer.default_root_dir=corpus.txt", "corpus.txt Not a directory check the path"),
     ("--trainer.inference_mode=maybe", "--trainer.inference_mode bool maybe"),
     ("--trainer", "--trainer expected one argument"),
     ("--data.block_size=0", "block_size=0 write 1 or more"),
@@ -191,7 +191,7 @@ COMMANDS = [
     ("benchmark train --accelerator=foo", "accelerator='foo' write auto"),
     (
         "benchmark train --mixers=[retention] --dim=16 --peers=false --root=corpus.txt",
-        "corpus.txt Not a directory name another folder",
+        "corpus.txt Not a directory check the path",
     ),
     ("evaluate", "tasks"),
     ("compare", "study"),
