@@ -67,7 +67,7 @@ def test_the_first_loss_is_that_of_the_weights(tmp_path: Path):
     first = trainer(tmp_path, max_steps=40)
     first.fit(model(source, dropout=0.0), datamodule=source)
     path, run = str(next(tmp_path.rglob("last.ckpt"))), trainer(tmp_path, max_steps=1)
-    lit = model(text(tmp_path), dropout=0.0, lr=1e-30)
+    lit = model(text(tmp_path), dropout=0.0, lr=1e-30, warmup_steps=0)
     run.fit(lit, datamodule=text(tmp_path), init_from=path)
     weights = checkpoint.read_file(Path(path))["state_dict"]
     assert run.global_step == 1
