@@ -11,7 +11,7 @@ from small_runs import SMALL_WORDS, model, says, text, trainer, write_text
 from lit_modules.data import registry
 from lit_modules.evaluation.completion import Sampling, complete
 from lit_modules.main import main
-from lit_modules.training import checkpoint
+from lit_modules.training import checkpoint, pretrained
 from lit_modules.training.cli import CLI
 from mixers.checks import UsageError
 
@@ -72,6 +72,16 @@ def test_the_first_loss_is_that_of_the_weights(tmp_path: Path):
     weights = checkpoint.read_file(Path(path))["state_dict"]
     assert run.global_step == 1
     assert all(torch.allclose(weight, weights[name], rtol=0, atol=1e-20) for name, weight in lit.state_dict().items())
+
+
+def test_a_run_starts_from_a_folder_to_share_as_from_its_checkpoint(folder: Path):
+    main(["convert", BASE, "shared"])
+    starts = [Prepared([*(word for word in TUNE if "init_from" not in word), f"--init_from={path}"])
+              for path in (BASE, "shared")]  # fmt: skip
+    first, second = (pretrained.read(start.config.fit.init_from, "runs") for start in starts)
+    assert first.tokenizer == second.tokenizer
+    assert all(torch.equal(weight, second.weights[name]) for name, weight in first.weights.items())
+    assert starts[0].model.hparams["mixer"]["init_args"].items() <= starts[1].model.hparams["mixer"]["init_args"].items()
 
 
 def test_a_resumed_run_knows_where_it_began(folder: Path):

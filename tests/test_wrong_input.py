@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from small_runs import SMALL_WORDS, write_text
-from wrong_input import COMMANDS, FIT, STUDIES, changed_study, prepare
+from wrong_input import COMMANDS, FIT, prepare
+from wrong_studies import STUDIES, changed_study
 
 from lit_modules.main import main
 
