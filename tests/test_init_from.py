@@ -81,7 +81,9 @@ def test_a_run_starts_from_a_folder_to_share_as_from_its_checkpoint(folder: Path
     first, second = (pretrained.read(start.config.fit.init_from, "runs") for start in starts)
     assert first.tokenizer == second.tokenizer
     assert all(torch.equal(weight, second.weights[name]) for name, weight in first.weights.items())
-    assert starts[0].model.hparams["mixer"]["init_args"].items() <= starts[1].model.hparams["mixer"]["init_args"].items()
+    assert (
+        starts[0].model.hparams["mixer"]["init_args"].items() <= starts[1].model.hparams["mixer"]["init_args"].items()
+    )
 
 
 def test_a_resumed_run_knows_where_it_began(folder: Path):

@@ -156,6 +156,8 @@ COMMANDS = [
     (f"test --ckpt_path={CHECKPOINT} --split=train", "--split 'validation' train"),
     ("generate --ckpt_path=truncated.ckpt", "ckpt_path='truncated.ckpt' no checkpoint"),
     ("generate --ckpt_path=no_step.ckpt", "ckpt_path='no_step.ckpt' no checkpoint"),
+    ("validate --ckpt_path=less_weights.ckpt", "ckpt_path weights of its own model embed.weight"),
+    ("fit --trainer.strategy=ddp_spawn", "strategy='ddp_spawn' ddp"),
     ("generate --ckpt_path=less_weights.ckpt", "ckpt_path='less_weights.ckpt' weights embed.weight"),
     (f"generate --ckpt_path={CHECKPOINT} --temperature=1e-45", "temperature=1e-45 write 0"),
     (f"generate --ckpt_path={CHECKPOINT} --temperature=-1", "temperature=-1.0 write 0"),

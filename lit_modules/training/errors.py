@@ -51,6 +51,10 @@ def explain(error: Exception) -> UsageError | None:
             f"a process that reads the training text ended too early (it {match[1]}): {GO_ON}, and with a smaller "
             "--data.num_workers if memory ran out."
         )
+    if said.startswith("Error(s) in loading state_dict"):
+        return UsageError(
+            f"ckpt_path holds not the weights of its own model ({' '.join(said.split())}): write another."
+        )
     if isinstance(error, DistError) or "gloo" in said:
         return UsageError(
             f"another process of this run was killed, or has not answered within trainer.process_timeout: see what it "

@@ -28,12 +28,13 @@ def choose_strategy(
     if isinstance(strategy, FSDP2) and str(precision) in SCALED:
         raise UsageError(f"precision={precision!r} does not go with strategy='fsdp2': write bf16-mixed or 32-true.")
     if isinstance(strategy, str):
-        allowed = strategy in ("auto", "single_device") or strategy.split("_")[0] == "ddp"
+        # A spawned process is handed the command line's objects, which cannot all be pickled.
+        allowed = strategy in ("auto", "single_device") or (strategy.startswith("ddp") and "spawn" not in strategy)
     else:
         allowed = isinstance(strategy, (DDPStrategy, FSDP2, SingleDeviceStrategy))
     if not allowed:
         raise UsageError(
-            f"strategy={_name(strategy)!r} is not one that trains these models rightly: write auto, ddp, or fsdp2 for "
+            f"strategy={_name(strategy)!r} is not one that these models train with: write auto, ddp, or fsdp2 for "
             "a model that is shared out over the processes."
         )
     return strategy
