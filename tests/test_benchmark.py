@@ -115,7 +115,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
-            ("", "the following arguments are required: phase"),
+            ("", "phase is needed and has no default"),
             ("fit", "--phase: Expected a Literal['train', 'prefill', 'decode']. Got value: fit"),
             ("train --lengths=[]", "lengths=[] is empty: write at least one number."),
             ("train --lengths=[0]", "lengths=0 is too small: write 1 or more."),

@@ -85,7 +85,7 @@ def test_it_shows_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         (["--contexts=[a]"], ["contexts"]),
         (["--contexts=512"], ["contexts"]),
         (["--max_tokens=0"], ["max_tokens=0"]),
-        (["--max_tokens=15"], ["data.block_size=16", "a larger max_tokens"]),
+        (["--max_tokens=15"], ["data.block_size=16", "a larger data.val_tokens or max_tokens"]),
         (["--max_tokens=many"], ["--max_tokens", "many"]),
         (["--trainer.limit_test_batches=2"], ["limit_test_batches=2", "max_tokens"]),
         (["--ckpt_path=missing.ckpt"], ["missing.ckpt"]),

@@ -97,7 +97,7 @@ def test_another_mixture_starts_anew_and_says_so(
         data.load_state_dict(state)
     assert data.samples_seen == 0
     assert f"starts anew, since these are not the checkpoint's: {change}" in caplog.text
-    assert "The validation text is not the checkpoint's" in caplog.text
+    assert "The validation data is not the checkpoint's" in caplog.text
 
 
 def test_equal_weights_of_another_sum_are_the_same_mixture(mixture: dict[str, float]) -> None:

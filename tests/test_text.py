@@ -118,7 +118,7 @@ def test_another_validation_text_is_said_to_be_one(corpus: str, caplog: pytest.L
     with caplog.at_level(logging.INFO):
         data.load_state_dict(state)
     assert data.validation_digest != state["validation"]
-    assert "The validation text is not the checkpoint's: val/loss cannot be compared" in caplog.text
+    assert "The validation data is not the checkpoint's: val/loss cannot be compared" in caplog.text
 
 
 def test_a_checkpoint_from_before_the_digest_of_the_validation_text_goes_on(corpus: str) -> None:

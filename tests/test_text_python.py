@@ -56,7 +56,7 @@ def test_a_tokenizer_given_keeps_its_own_settings() -> None:
 
 @pytest.mark.parametrize(
     ("documents", "message"),
-    [([1, "text"], r"corpus\[0\] is a int: give documents as strings"), ([], "corpus='0 given documents' has no text")],
+    [([1, "text"], r"corpus\[0\] is a int: give documents as strings"), ([], "corpus=\\[\\] is empty")],
 )
 def test_a_list_that_is_no_documents_is_refused(documents: list, message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -89,7 +89,8 @@ def sentence(message: str, options: set[str]) -> str:
         name = f"--{match[1]}"
         return f"There is no option {name}{did_you_mean(name, options)}"
     if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w.]+)", message):
-        return f"--{match[1]} is needed and has no default: set it; --help says what to write."
+        name = f"--{match[1]}" if f"--{match[1]}" in options else match[1]
+        return f"{name} is needed and has no default: set it; --help says what to write."
     if match := re.search(r'"(?:model\.mixer|model\.overrides|mixers)"[\s\S]*dot import path string: (\S+)', message):
         return registry.unknown(match[1])
     message = " ".join(message.split())

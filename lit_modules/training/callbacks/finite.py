@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from lit_modules.console import number
 from lit_modules.lightning_internals import step_is_done, step_is_logged
 
 NAMES = "loss", "gradient", "size of the weights"
@@ -91,7 +90,7 @@ class Finite(Callback):
         rates, self._rates = self._rates, {}
         if (step := min(steps)) == NEVER:
             return
-        rate = f", where the learning rate is {number(rates[step])}" if step in rates else ""
+        rate = f", where the learning rate is {rates[step]:.4g}" if step in rates else ""
         raise FloatingPointError(
             f"the {NAMES[steps.index(step)]} is not finite at step {step}{rate}: go on from the last checkpoint "
             "with a lower model.lr, a longer model.warmup_steps, trainer.gradient_clip_val=1, or "
