@@ -117,6 +117,12 @@ def test_a_best_checkpoint_on_another_text_stays(checkpoints: Path, caplog: pyte
     assert [said for said in caplog.messages if "best-before-step-6.ckpt" in said]
 
 
+def test_so_does_one_on_more_of_the_same_text(checkpoints: Path) -> None:
+    best = (checkpoints / "best.ckpt").read_bytes()
+    main([*RESUME, "--data.val_tokens=128"])
+    assert (checkpoints / "best-before-step-6.ckpt").read_bytes() == best
+
+
 @pytest.mark.parametrize("root", ["runs", "moved"])
 def test_a_worse_checkpoint_on_the_same_text_does_not_replace_the_best(root: str, checkpoints: Path) -> None:
     Path("runs").rename(root)

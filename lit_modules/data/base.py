@@ -96,14 +96,15 @@ class LanguageData(LightningDataModule, ABC):
     def train_dataloader(self) -> Iterable[Any]:
         """Endless batches of this process, beginning with the first sample not yet seen."""
         samples, share = self.samples("train"), self.share()
-        # The trainer's `overfit_batches` asks for the same batches in every epoch.
-        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
         def batches() -> Iterator[list[int]]:
-            start = 0 if overfits else self.samples_seen
-            return shuffled_batches(len(samples), seed=self.hparams["seed"], start=start, **share)
+            return self.batches_from(0 if self.overfits else self.samples_seen, share)
 
         return Loader(samples, batches, num_workers=self.hparams["num_workers"])
+
+    def batches_from(self, start: int, share: Share) -> Iterator[list[int]]:
+        """The training samples in each batch of this process, without end from sample `start` on."""
+        return shuffled_batches(len(self.samples("train")), seed=self.hparams["seed"], start=start, **share)
 
     def val_dataloader(self) -> SizedLoader | list[SizedLoader]:
         """All validation samples once, of which this process has every world-size-th."""
@@ -136,6 +137,11 @@ class LanguageData(LightningDataModule, ABC):
             rank_zero_info(f"The training order starts anew, since these are not the checkpoint's: {changed}.")
         self._resumed_samples = 0 if changed else state_dict["samples_seen"]
         self._resumed_batches = state_dict["batches"]
+
+    @property
+    def overfits(self) -> bool:
+        """Whether the trainer asks for the same batches in every epoch."""
+        return self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
 
     @property
     def fitting(self) -> bool:

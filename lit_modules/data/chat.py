@@ -1,6 +1,5 @@
 """Conversations as text: a template that is filled in, and which parts of the text are the model's own."""
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -106,25 +105,6 @@ def messages_of(row: Any, where: str) -> list[Message]:
         what = "an empty response" if answers else "no message of the assistant"
         raise UsageError(f"{where} has {what}, and nothing to learn: fill it in, or remove the row.")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a .jsonl file, each with where it is."""
-    with path.open(encoding="utf-8-sig") as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if not line.isspace():
-                    where = f"line {number} of {str(path)!r}"
-                    yield where, _parsed(line, where)
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{str(path)!r} is not UTF-8 text: convert it first.") from error
-
-
-def _parsed(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where} is not JSON: {error}.") from error
 
 
 def _is_message(message: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from lit_modules.data.base import LanguageData
-from lit_modules.data.batches import Blocks, Loader, SizedLoader, blocks_digest, mixed_batches
+from lit_modules.data.batches import Blocks, Share, SizedLoader, blocks_digest, mixed_batches
 from lit_modules.data.bpe import cached_bpe
 from lit_modules.data.cache import cached_path, default_cache
 from lit_modules.data.corpora import load_corpus
@@ -174,33 +174,28 @@ class Text(LanguageData):
         if batches_done(self.trainer) == 0:
             self._stream_states = {0: START}
 
-    def train_dataloader(self) -> Loader | StreamLoader:
+    def train_dataloader(self) -> Iterable[Any]:
         """Endless batches of this process, beginning with the first sample not yet seen: (batch, block_size + 1)."""
-        # The trainer's `overfit_batches` asks for the same batches in every epoch.
-        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        share, options = self.share(), self.hparams
-        if self.mixture.stream is not None:
-            if overfits:
-                raise UsageError("streaming=True cannot repeat its batches: leave out trainer.overfit_batches.")
-            return StreamLoader(
-                self.mixture.stream,
-                self.tokenizer,
-                self._stream_states,
-                lambda: self.samples_seen,
-                block_size=self.block_size,
-                bos_token=self.bos_token,
-                seed=options["seed"],
-                num_workers=options["num_workers"],
-                **share,
-            )
-        blocks = self._blocks("train")
-        lengths, shares = list(map(len, blocks)), self.mixture.shares
+        if self.mixture.stream is None:
+            return super().train_dataloader()
+        if self.overfits:
+            raise UsageError("streaming=True cannot repeat its batches: leave out trainer.overfit_batches.")
+        return StreamLoader(
+            self.mixture.stream,
+            self.tokenizer,
+            self._stream_states,
+            lambda: self.samples_seen,
+            block_size=self.block_size,
+            bos_token=self.bos_token,
+            seed=self.hparams["seed"],
+            num_workers=self.hparams["num_workers"],
+            **self.share(),
+        )
 
-        def batches() -> Iterator[list[int]]:
-            start = 0 if overfits else self.samples_seen
-            return mixed_batches(lengths, shares, seed=options["seed"], start=start, **share)
-
-        return Loader(ConcatDataset(blocks), batches, num_workers=options["num_workers"])
+    def batches_from(self, start: int, share: Share) -> Iterator[list[int]]:
+        """The blocks in each batch of this process, without end from sample `start` on."""
+        lengths = list(map(len, self._blocks("train")))
+        return mixed_batches(lengths, self.mixture.shares, seed=self.hparams["seed"], start=start, **share)
 
     def val_dataloader(self) -> SizedLoader | list[SizedLoader]:
         """All full blocks of a validation split, of which this process has every world-size-th; a list in a mixture."""

@@ -15,8 +15,9 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.data.base import LanguageData
 from lit_modules.data.cache import default_cache
-from lit_modules.data.chat import ChatTemplate, Message, messages_of, read_rows, read_template
+from lit_modules.data.chat import ChatTemplate, Message, messages_of, read_template
 from lit_modules.data.examples import Encoded, Examples, TooLong, encode
+from lit_modules.data.readers import json_rows
 from lit_modules.data.tokenizer import Tokenizer, read_tokenizer
 from mixers.checks import MissingFileError, UsageError, at_least, one_of
 
@@ -173,7 +174,7 @@ def _conversations(source: str | list[dict[str, Any]]) -> list[tuple[str, list[M
                 f"corpus={os.fspath(source)!r} is not there or no .jsonl file: write the path of a .jsonl file with a "
                 "prompt and a response in each row, or of a folder of such files."
             )
-        rows = chain.from_iterable(map(read_rows, files))
+        rows = chain.from_iterable(map(json_rows, files))
     found = [(where, messages_of(row, where)) for where, row in rows]
     if not found:
         raise UsageError(f"corpus={_name(source)!r} has no rows: give it a prompt and a response in each.")

@@ -6,6 +6,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from io import BufferedReader, TextIOWrapper
@@ -46,19 +47,30 @@ class FilePart:
 
     def documents(self, text_field: str) -> Iterator[str]:
         """The documents whose line or row group begins in the range; raises UsageError for what cannot be read."""
-        where = repr(str(self.file))
-        try:
+        with _readable(self.file):
             yield from READERS[kind(self.file)](self, text_field)
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{where} is not UTF-8 text: convert it first.") from error
-        except FileNotFoundError as error:
-            raise MissingFileError(f"{where} has vanished: put it back, or start again without it.") from error
-        except DAMAGED as error:
-            raise UsageError(f"{where} is cut off, or not compressed as its name says: replace it.") from error
-        except OSError as error:
-            raise UsageError(
-                f"{where} cannot be read ({error.strerror or error}): replace it, or leave it out."
-            ) from error
+
+
+def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a .jsonl file, each with where it is; raises UsageError for what cannot be read."""
+    with _readable(file):
+        yield from ((f"line {number} of {str(file)!r}", row) for number, _, row in _json_rows(FilePart(file)))
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Makes UsageErrors of what goes wrong while a file is read."""
+    where = repr(str(file))
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not UTF-8 text: convert it first.") from error
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{where} has vanished: put it back, or start again without it.") from error
+    except DAMAGED as error:
+        raise UsageError(f"{where} is cut off, or not compressed as its name says: replace it.") from error
+    except OSError as error:
+        raise UsageError(f"{where} cannot be read ({error.strerror or error}): replace it, or leave it out.") from error
 
 
 def kind(file: Path) -> str:
@@ -89,13 +101,7 @@ def _read_txt(part: FilePart, text_field: str) -> Iterator[str]:
 
 
 def _read_jsonl(part: FilePart, text_field: str) -> Iterator[str]:
-    for number, encoded in enumerate(_lines(part), start=1):
-        if not (line := encoded.decode().removeprefix("\ufeff")).strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:  # also of numbers too long, and nesting too deep
-            raise UsageError(f"{_where(part, number)} is not JSON: {error}.") from error
+    for number, line, row in _json_rows(part):
         if not isinstance(row, dict) or text_field not in row:
             check_field(row if isinstance(row, dict) else {}, text_field, _where(part, number))
         if not isinstance(row[text_field], str):
@@ -108,6 +114,17 @@ def _read_jsonl(part: FilePart, text_field: str) -> Iterator[str]:
                 message = f"{_where(part, number)} holds half of a character (a lone surrogate): correct or remove it."
                 raise UsageError(message) from error
         yield row[text_field]
+
+
+def _json_rows(part: FilePart) -> Iterator[tuple[int, str, Any]]:
+    """The number, the text and the content of the lines that are not blank."""
+    for number, encoded in enumerate(_lines(part), start=1):
+        if not (line := encoded.decode().removeprefix("\ufeff")).strip():
+            continue
+        try:
+            yield number, line, json.loads(line)
+        except (ValueError, RecursionError) as error:  # also of numbers too long, and nesting too deep
+            raise UsageError(f"{_where(part, number)} is not JSON: {error}.") from error
 
 
 def _lines(part: FilePart) -> Iterator[bytes]:

@@ -40,10 +40,8 @@ def load(ckpt_path: str | Path = "last", *, root: str | Path = "runs") -> tuple[
     if ckpt_path != "last" and is_pretrained(ckpt_path):
         model = from_folder(Path(ckpt_path))
     else:
-        path = find(ckpt_path, root)
-        content = read_file(path)
+        content = read_whole(find(ckpt_path, root))
         tokenizer = Tokenizer.from_json(saved_state(content)["tokenizer"])
-        content = read_shards(path) if is_sharded_checkpoint(path) else content
         model = from_checkpoint(content, tokenizer, f"ckpt_path={str(ckpt_path)!r}")
     if model.tokenizer is None:
         raise MissingFileError(f"ckpt_path={str(ckpt_path)!r} has no tokenizer.json: put that of the model beside it.")
@@ -115,6 +113,12 @@ def read_file(path: Path) -> Options:
     if saved_name(content) is None or "datamodule_hyper_parameters" not in content:
         raise UsageError(f"ckpt_path={str(path)!r} holds no tokenizer: write the path of a checkpoint that fit saved.")
     return content
+
+
+def read_whole(path: Path) -> Options:
+    """As `read_file`, with the weights also of a sharded checkpoint."""
+    content = read_file(path)
+    return read_shards(path) if is_sharded_checkpoint(path) else content
 
 
 def main_file(path: Path) -> Path:

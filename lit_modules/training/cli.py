@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import getdoc, signature
 from pathlib import Path
 
@@ -217,9 +217,8 @@ def data_help(argv: Sequence[str]) -> str:
     """The options of the data that is named, or else the list of what there is."""
     asked = [*options_of(argv, "--data.help")["--data.help"], given(with_data_name(argv), "data.name").get("data.name")]
     if not (name := next(filter(None, asked), None)):
-        width = max(map(len, registry.DATA))
-        lines = [f"  {name:{width}}  {(getdoc(registry.get(name)) or '').split(chr(10))[0]}" for name in registry.DATA]
-        return "\n".join(["Data:", *lines, "\nOptions of data: --data.help=NAME"])
+        kinds = {name: registry.get(name) for name in registry.DATA}
+        return f"Data:\n{list_classes(kinds)}\n\nOptions of data: --data.help=NAME"
     parser = Parser(prog=command(), usage=f"{command()} COMMAND --data={name} [options]", add_help=False)
     parser.add_class_arguments(registry.get(name), "data")
     return parser.format_help()
@@ -227,10 +226,14 @@ def data_help(argv: Sequence[str]) -> str:
 
 def mixer_list() -> str:
     """Every mixer that has a name, with a line on each."""
-    found = available()
-    width = max(map(len, found))
-    lines = [f"  {name:{width}}  {(getdoc(cls) or '').split(chr(10))[0]}" for name, cls in sorted(found.items())]
-    return "\n".join(["Mixers:", *lines, "\nOptions of a mixer: --model.mixer.help=NAME"])
+    found = dict(sorted(available().items()))
+    return f"Mixers:\n{list_classes(found)}\n\nOptions of a mixer: --model.mixer.help=NAME"
+
+
+def list_classes(classes: Mapping[str, type]) -> str:
+    """A line for each name, with the first line of its class's docstring."""
+    width = max(map(len, classes))
+    return "\n".join(f"  {name:{width}}  {(getdoc(cls) or '').split(chr(10))[0]}" for name, cls in classes.items())
 
 
 def default_config() -> Path:

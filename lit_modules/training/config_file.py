@@ -1,6 +1,7 @@
 """Files of options: mistakes in them that a parser would pass over, such as an option that stands twice."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,5 +50,12 @@ def check_sections(options: Options, whose: str) -> None:
 def check_configs(configs: Iterable[str | None]) -> None:
     """Raises UsageError for a config that is a file whose content is no section of options."""
     for config in filter(None, configs):
-        if "\n" not in config and not config.startswith("{") and (path := Path(config)).is_file():
-            check_sections(read_options(path, "config"), f"config={str(path)!r}")
+        if is_file(config):
+            check_sections(read_options(Path(config), "config"), f"config={config!r}")
+
+
+def is_file(config: str) -> bool:
+    """Whether a config is the path of a file, and not written out, which may be too long for a name."""
+    with suppress(OSError):
+        return Path(config).is_file()
+    return False

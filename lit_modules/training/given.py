@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from lit_modules.training.config_file import is_file
+
 
 def options_of(argv: Sequence[str], *names: str) -> dict[str, list[str | None]]:
     """Of the options in `argv`, those with certain names: each of the values that were given to it."""
@@ -27,7 +29,7 @@ def given(argv: Sequence[str], *names: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for config in filter(None, typed["--config"]):
         with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-            content = yaml.safe_load(Path(config).read_text("utf-8") if _is_file(config) else config)
+            content = yaml.safe_load(Path(config).read_text("utf-8") if is_file(config) else config)
             found |= {name: value for name in names if (value := _at(content, name.split("."))) is not None}
     return found | {name: values[-1] for name in names if (values := typed[f"--{name}"])}
 
@@ -36,9 +38,3 @@ def _at(content: Any, keys: Iterable[str]) -> Any:
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
     return content
-
-
-def _is_file(config: str) -> bool:
-    with suppress(OSError):  # a config may be written out, and be too long for a name
-        return Path(config).is_file()
-    return False

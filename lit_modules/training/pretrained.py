@@ -10,8 +10,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from lit_modules.data.registry import saved_state
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training import checkpoint
-from lit_modules.training.pretrained_model import TOKENIZER, is_pretrained
-from lit_modules.training.sharded_checkpoint import is_sharded_checkpoint, read_shards
+from lit_modules.training.pretrained_model import TOKENIZER, is_pretrained, weights_of
 from mixers.checks import MissingFileError, UsageError
 
 
@@ -43,10 +42,9 @@ def read(init_from: str | Path, root: str | Path) -> Pretrained:
     if init_from != "last" and not checkpoint.main_file(Path(init_from)).is_file():
         raise MissingFileError(f"init_from={str(init_from)!r} is no file: write the path of a .ckpt, or last.")
     path = checkpoint.find(init_from, root)
-    content = read_shards(path) if is_sharded_checkpoint(path) else checkpoint.read_file(path)
-    weights = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+    content = checkpoint.read_whole(path)
     tokenizer = Tokenizer.from_json(saved_state(content)["tokenizer"])
-    return Pretrained(path, content["hyper_parameters"], weights, tokenizer)
+    return Pretrained(path, content["hyper_parameters"], weights_of(content), tokenizer)
 
 
 def refuse_both(ckpt_path: object, init_from: object) -> NoReturn:

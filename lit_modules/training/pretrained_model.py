@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from lit_modules.data.cache import replace_text
 from lit_modules.data.tokenizer import Tokenizer
@@ -159,11 +160,16 @@ def from_checkpoint(content: dict[str, Any], tokenizer: Tokenizer, whose: str) -
     options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
     model = PretrainedLanguageModel(tokenizer=tokenizer, **_with_factories(options))
     try:
-        model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()})
+        model.load_state_dict(weights_of(content))
     except RuntimeError as error:
         why = " ".join(str(error).split())
         raise UsageError(f"{whose} has not the weights of its own model: {why}") from error
     return model.eval()
+
+
+def weights_of(content: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights in a checkpoint's content, by the names of `LanguageModel`."""
+    return {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
 
 
 def _with_factories(options: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from lit_modules.training.results import print_results
 from lit_modules.training.run_folder import RunLogger
 from lit_modules.training.strategies import choose_strategy
 from lit_modules.training.trainer_options import check_options
-from mixers.checks import UsageError
+from mixers.checks import UsageError, above
 
 
 class Trainer(pl.Trainer):
@@ -83,8 +83,7 @@ class Trainer(pl.Trainer):
         sharded_checkpoints: bool = False,
         **options: Any,
     ):
-        if not process_timeout > 0:
-            raise UsageError(f"process_timeout={process_timeout} is too small: write minutes, more than 0.")
+        above(0, process_timeout=process_timeout)
         own_options = ("max_steps", "max_epochs", "val_check_interval", "save_every_n_steps", "accumulate_grad_batches")
         check_options(options | {name: value for name, value in locals().items() if name in own_options})
         if precision == "auto":

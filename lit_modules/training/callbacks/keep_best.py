@@ -10,9 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.console import short_path
-from lit_modules.data.datamodule import Text
-
-MEASURED_ON = "block_size", "bos", "isolate_documents"  # the data's options that a validation depends on
+from lit_modules.data.base import LanguageData
 
 
 class KeepBest(Callback):
@@ -51,11 +49,10 @@ class KeepBest(Callback):
 def _measured_on(trainer: pl.Trainer) -> dict[str, Any] | None:
     """What a validation loss depends on beside the model; None for data that are not ours."""
     data = trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(data, Text) or not trainer.enable_validation:
+    if not isinstance(data, LanguageData) or not trainer.enable_validation:
         return None
-    options = {name: data.hparams[name] for name in MEASURED_ON}
-    text = data.token_file("validation").content
-    return {"content": text, "limit_val_batches": trainer.limit_val_batches, **options}
+    isolated = data.start_token is not None
+    return {"data": data.validation_digest, "limit_val_batches": trainer.limit_val_batches, "isolated": isolated}
 
 
 def _move(state: dict[str, Any], folder: Path) -> None:
