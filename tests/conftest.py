@@ -1,5 +1,7 @@
 """Fixtures that several files share."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def corpus(tmp_path: Path) -> str:
     """Sixty short documents in one file."""
     return write_words(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_a_launcher_stays() -> Iterator[None]:
+    """Removes what Lightning sets for the other processes of a run: the next test's would wait for those."""
+    yield
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
