@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import distributed as dist
 
 from lit_modules import load
+from lit_modules.commands.convert import file_from_shards, shards_from_file
 from lit_modules.main import main
-from lit_modules.training.sharded_checkpoint import REST, file_from_shards, shards_from_file
+from lit_modules.training.sharded_checkpoint import REST
 from mixers import available
 from mixers.checks import UsageError
 

@@ -1,13 +1,20 @@
 """The command `convert`: writes a checkpoint in another form."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from lit_modules.console import command
 from lit_modules.training import checkpoint
+from lit_modules.training.checkpoint_file import verify
+from lit_modules.training.checkpoint_io import CheckpointFiles
 from lit_modules.training.pretrained_model import is_pretrained
-from lit_modules.training.sharded_checkpoint import file_from_shards, is_sharded_checkpoint, shards_from_file
+from lit_modules.training.sharded_checkpoint import is_sharded_checkpoint, read_shards, save_shards
 from mixers.checks import UsageError
+
+SHARED_OUT = ("state_dict", "optimizer_states")  # what a folder holds as if each process had written a part of it
 
 
 def convert(
@@ -47,3 +54,23 @@ def convert(
 
 def _share(path: Path, folder: Path) -> None:
     checkpoint.load(path)[0].save_pretrained(folder)
+
+
+def file_from_shards(folder: Path, file: Path) -> None:
+    """Writes a checkpoint that is a folder as one file; memory has to hold all of it.
+
+    Raises:
+        UsageError: A file of the folder is missing or has changed.
+    """
+    CheckpointFiles().save_checkpoint(read_shards(folder), file)
+
+
+def shards_from_file(file: Path, folder: Path) -> None:
+    """Writes a checkpoint that is one file as a folder, from which any number of processes go on."""
+    verify(file)
+    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    save_shards(content, folder, io=CheckpointFiles(), is_shared_out=_is_weight_or_moment)
+
+
+def _is_weight_or_moment(path: Any, leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and path[0].key in SHARED_OUT

@@ -10,10 +10,9 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric.plugins import CheckpointIO
 from safetensors import SafetensorError
 from torch import Tensor
 from torch import distributed as dist
@@ -24,13 +23,13 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
-from lit_modules.training.checkpoint_file import verify
-from lit_modules.training.checkpoint_io import CheckpointFiles
 from mixers.checks import UsageError
 
 REST = "checkpoint.ckpt"  # everything but the tensors that are shared out
 SHARDS = "shards"  # where it keeps the sha256 of each of the other files
-SHARED_OUT = ("state_dict", "optimizer_states")  # what one process writes to a folder as if it were shared out
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins import CheckpointIO  # slow to import, and reading needs none of it
 
 Checkpoint = dict[str, Any]
 
@@ -44,7 +43,7 @@ def save_shards(
     checkpoint: Checkpoint,
     folder: Path,
     *,
-    io: CheckpointIO | None = None,
+    io: "CheckpointIO",
     is_shared_out: Callable[[Any, Any], bool] = lambda path, leaf: isinstance(leaf, DTensor),
 ) -> None:
     """Writes a checkpoint as a folder; all processes call it together.
@@ -75,7 +74,7 @@ def save_shards(
         save(shards, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
     digests = _gather({name: _digest(partial / name) for name in _mine(_shard_names(partial))})
     if _rank() == 0:
-        (io or CheckpointFiles()).save_checkpoint({**rest, SHARDS: digests}, partial / REST)
+        io.save_checkpoint({**rest, SHARDS: digests}, partial / REST)
         replace(folder, partial)
     _wait()
 
@@ -111,26 +110,6 @@ def read_shards(folder: Path, like: Callable[[Any, Tensor], Tensor | None] | Non
     except (CheckpointException, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise UsageError(f"ckpt_path={str(folder)!r} is not a whole checkpoint: write the path of another.") from error
     return content
-
-
-def file_from_shards(folder: Path, file: Path) -> None:
-    """Writes a checkpoint that is a folder as one file; memory has to hold all of it.
-
-    Raises:
-        UsageError: A file of the folder is missing or has changed.
-    """
-    CheckpointFiles().save_checkpoint(read_shards(folder), file)
-
-
-def shards_from_file(file: Path, folder: Path) -> None:
-    """Writes a checkpoint that is one file as a folder, from which any number of processes go on."""
-    verify(file)
-    content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    save_shards(content, folder, is_shared_out=_is_weight_or_moment)
-
-
-def _is_weight_or_moment(path: Any, leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.dim() > 0 and path[0].key in SHARED_OUT
 
 
 def _check(folder: Path, digests: dict[str, str]) -> None:
