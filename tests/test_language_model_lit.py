@@ -14,12 +14,13 @@ from torch import nn
 from lit_modules.evaluation.scores import bits_per_byte
 from lit_modules.training.language_model import LitLanguageModel, mean_loss
 from lit_modules.training.mixer_config import as_config, complete
-from lit_modules.training.optimizer import lr_factor, parameter_groups, regroup
-from mixers import S4D, Attention, Retention
+from lit_modules.training.optimizer import Rates, parameter_groups, regroup
+from lit_modules.training.schedule import lr_factor
+from mixers import S4D, Attention, LanguageModel, Retention
 from mixers.checks import UsageError
 
 
-class Rates(nn.Module):
+class OwnRates(nn.Module):
     """Parameters with options of their own, and a module inside that overrules one of them."""
 
     def __init__(self) -> None:
@@ -41,13 +42,13 @@ class Marked(nn.Module):
         self.head = nn.Linear(4, 5, bias=False)
         self.head.weight = self.embed.weight
         self.mix = nn.Parameter(torch.zeros(1, 1, 4))
-        self.own = Rates()
+        self.own = OwnRates()
 
 
 def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None:
     marked = copy.deepcopy(Marked())  # as starting a process or averaging weights does
     names = {id(parameter): name for name, parameter in marked.named_parameters()}
-    groups = parameter_groups(marked, lr=1e-2, weight_decay=0.5)
+    groups = parameter_groups(marked, Rates(lr=1e-2, weight_decay=0.5))
     found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert found == {
         "embed.weight": (1e-2, 0.0),
@@ -70,16 +71,16 @@ def test_a_run_may_go_on_with_another_learning_rate_and_weight_decay(change: dic
     resumed, options = trainer(tmp_path, max_steps=4), {"lr": 1e-2, "weight_decay": 0.1} | change
     resumed.fit(model(data, mixer=mixer, **change), datamodule=data, ckpt_path=str(path))
     groups = resumed.optimizers[0].param_groups
-    assert [(group["initial_lr"], group["weight_decay"]) for group in groups] == [
+    assert {(group["initial_lr"], group["weight_decay"]) for group in groups} == {
         (options["lr"], options["weight_decay"]), (options["lr"], 0.0), (1e-3, 0.0),
-    ]  # fmt: skip
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [{"lr": 1e-3, "weight_decay": 0.5}, {"lr": 1e-2, "weight_decay": 0.0}])
 def test_an_optimizer_saved_with_groups_of_equal_options_merged_goes_on(options: dict[str, float]) -> None:
     marked, merged = Marked(), {}
     names = {parameter: name for name, parameter in marked.named_parameters()}
-    groups = parameter_groups(marked, **options)
+    groups = parameter_groups(marked, Rates(**options))
     pairs = {parameter: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]}
     for pair in dict.fromkeys((group["lr"], group["weight_decay"]) for group in groups):
         merged[pair] = [parameter for parameter in marked.parameters() if pairs[parameter] == pair]
@@ -89,15 +90,53 @@ def test_an_optimizer_saved_with_groups_of_equal_options_merged_goes_on(options:
         parameter.grad = torch.rand_like(parameter)
     old.step()
     new = torch.optim.AdamW(groups)
-    new.load_state_dict(regroup(old.state_dict(), marked, **options))
+    new.load_state_dict(regroup(old.state_dict(), marked, Rates(**options)))
     assert new.state.keys() == old.state.keys() == set(names) - {marked.mix}
     for parameter, state in old.state.items():
         torch.testing.assert_close(new.state[parameter], state, rtol=0, atol=0)
-    assert regroup(new.state_dict(), marked, **options) == new.state_dict()
+    assert regroup(new.state_dict(), marked, Rates(**options)) == new.state_dict()
     marked.own.optimizer_options["lr"] = 3e-3
     marked.own.slow.optimizer_options["lr"] = 3e-3  # type: ignore[index]
     with pytest.raises(UsageError, match="another ssm_lr"):
-        regroup(old.state_dict(), marked, lr=1e-4, weight_decay=0.3)
+        regroup(old.state_dict(), marked, Rates(lr=1e-4, weight_decay=0.3))
+
+
+def test_mixers_feed_forward_layers_and_embeddings_have_multipliers_of_the_rate() -> None:
+    module = LanguageModel(partial(S4D, ssm_lr=1e-3), vocab_size=11, dim=8, depth=1, tie_embeddings=False)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    rates = Rates(lr=1.0, weight_decay=0.1, mixer_lr_ratio=0.5, ffn_lr_ratio=2.0, embedding_lr_ratio=4.0)
+    groups = parameter_groups(module, rates)
+    found = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert found["blocks.0.ffn.up.weight"] == (2.0, 0.1)
+    assert found["embed.weight"] == (4.0, 0.0)
+    assert found["head.weight"] == (4.0, 0.1)
+    assert {found[name][0] for name in found if "norm" in name} == {1.0}
+    assert {found[name][0] for name in found if ".mixer." in name} == {0.5, 1e-3}
+    assert groups[0]["lr"] == rates.lr  # which is logged
+
+
+def test_an_optimizer_saved_before_parts_had_rates_goes_on() -> None:
+    module = LanguageModel(vocab_size=11, dim=8, depth=1)
+    rates = Rates(lr=1.0, weight_decay=0.1)
+    groups = parameter_groups(module, rates)
+    decay = [p for group in groups if group["weight_decay"] for p in group["params"]]
+    others = [p for group in groups if not group["weight_decay"] for p in group["params"]]
+    order = {p: number for number, p in enumerate(module.parameters())}
+    old = torch.optim.AdamW([{"params": sorted(params, key=order.__getitem__)} for params in (decay, others)])
+    for parameter in module.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    old.step()
+    new = torch.optim.AdamW(groups)
+    new.load_state_dict(regroup(old.state_dict(), module, rates))
+    for parameter, state in old.state.items():
+        torch.testing.assert_close(new.state[parameter], state, rtol=0, atol=0)
+
+
+def test_a_wsd_schedule_is_constant_until_it_cools_down() -> None:
+    factor = lr_factor("wsd", warmup_steps=10, decay_steps=100, min_lr_ratio=0.0, cooldown_steps=20)
+    assert [factor(step) for step in (0, 9, 10, 80, 90, 100, 120)] == pytest.approx([0.1, 1, 1, 1, 0.5, 0, 0])
+    usual = lr_factor("wsd", warmup_steps=0, decay_steps=100, min_lr_ratio=0.1)
+    assert [usual(step) for step in (80, 90, 100)] == pytest.approx([1, 0.55, 0.1])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lit_modules import LitLanguageModel
 from lit_modules.training.fsdp2 import FSDP2
-from lit_modules.training.optimizer import parameter_groups
+from lit_modules.training.optimizer import Rates, parameter_groups
 from lit_modules.training.sharded import BLOCK_METHODS, MODEL_METHODS, check_shares, shard, weights_later
 from lit_modules.training.strategies import choose_strategy
 from mixers import LanguageModel, Retention, available
@@ -98,9 +98,9 @@ def bytes_held() -> int:
 
 def test_weights_decay_by_their_whole_shape(mesh: DeviceMesh) -> None:
     options = SMALL | {"dim": PROCESSES, "mixer": partial(Retention, num_heads=1)}  # one row of a matrix each
-    whole = parameter_groups(LanguageModel(**options), lr=1.0, weight_decay=0.1)
+    whole = parameter_groups(LanguageModel(**options), Rates(lr=1.0, weight_decay=0.1))
     module = without_weights(**options)
-    parts = parameter_groups(shard(module.model, module._recipe, mesh), lr=1.0, weight_decay=0.1)
+    parts = parameter_groups(shard(module.model, module._recipe, mesh), Rates(lr=1.0, weight_decay=0.1))
     assert [(len(group["params"]), group["weight_decay"]) for group in parts] == [
         (len(group["params"]), group["weight_decay"]) for group in whole
     ]

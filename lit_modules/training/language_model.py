@@ -24,8 +24,9 @@ from lit_modules.lightning_internals import batch_index, step_is_logged, strateg
 from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
-from lit_modules.training.optimizer import Schedule, check_options, lr_factor, parameter_groups, regroup
+from lit_modules.training.optimizer import Rates, check_options, parameter_groups, regroup
 from lit_modules.training.pretrained import load_weights
+from lit_modules.training.schedule import Schedule, check_schedule, lr_factor, schedule_of
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from mixers import LanguageModel
 from mixers.checks import SEEDS, UsageError, between
@@ -41,10 +42,15 @@ class LitLanguageModel(pl.LightningModule):
 
     Args:
         lr: Highest learning rate.
-        schedule: How the learning rate falls after the warm-up.
+        mixer_lr_ratio: The learning rate of the mixers, as a multiple of `lr`; 0 leaves them as they are.
+        ffn_lr_ratio: That of the feed-forward layers.
+        embedding_lr_ratio: That of the embeddings and of the head.
+        schedule: How the learning rate falls after the warm-up: `wsd` (warm-up, stable, decay) only over the last
+            `cooldown_steps`, in a straight line.
         min_lr_ratio: The lowest learning rate, as a fraction of `lr`.
         warmup_steps: Optimizer steps over which the learning rate rises to `lr`.
         decay_steps: Optimizer step at which the learning rate stops falling; by default the last of the run.
+        cooldown_steps: Optimizer steps over which it falls with schedule `wsd`; by default a fifth of `decay_steps`.
         weight_decay: AdamW's weight decay, applied to matrices but not to embeddings.
         betas: AdamW's decay rates of the mean gradient and of the mean squared gradient.
         seed: Seed of the dropout.
@@ -60,10 +66,14 @@ class LitLanguageModel(pl.LightningModule):
         self,
         lr: float = 1e-3,
         *,
+        mixer_lr_ratio: float = 1.0,
+        ffn_lr_ratio: float = 1.0,
+        embedding_lr_ratio: float = 1.0,
         schedule: Schedule = "cosine",
         min_lr_ratio: float = 0.1,
         warmup_steps: int = 0,
         decay_steps: int | None = None,
+        cooldown_steps: int | None = None,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.98),
         seed: int = 0,
@@ -72,14 +82,8 @@ class LitLanguageModel(pl.LightningModule):
     ):
         super().__init__()
         options = {name: value for name, value in locals().items() if name in self.changeable_options}
-        check_options(
-            lr=lr,
-            min_lr_ratio=min_lr_ratio,
-            warmup_steps=warmup_steps,
-            decay_steps=decay_steps,
-            weight_decay=weight_decay,
-            betas=betas,
-        )
+        check_options(Rates.from_options(options), betas)
+        check_schedule(**schedule_of(options), decay_steps=decay_steps)
         between(0, SEEDS, seed=seed)
         known = inspect.signature(LanguageModel).parameters
         # jsonargparse, which reads this code to know the options, takes no call with `model` itself as an argument.
@@ -205,14 +209,12 @@ class LitLanguageModel(pl.LightningModule):
                 f"The learning rate does not reach model.lr={options['lr']}, since model.warmup_steps="
                 f"{options['warmup_steps']} is more than trainer.max_steps={self.trainer.max_steps}."
             )
-        own = {name: options[name] for name in ("schedule", "warmup_steps", "min_lr_ratio")}
-        scheduler = LambdaLR(optimizer, lr_factor(decay_steps=steps, **own))
+        scheduler = LambdaLR(optimizer, lr_factor(**schedule_of(options), decay_steps=steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        options, states = checkpoint["hyper_parameters"], checkpoint.get("optimizer_states", [])
-        saved_with = {name: options[name] for name in ("lr", "weight_decay")}
-        states[:] = [regroup(state, self.model, **saved_with) for state in states]
+        rates, states = Rates.from_options(checkpoint["hyper_parameters"]), checkpoint.get("optimizer_states", [])
+        states[:] = [regroup(state, self.model, rates) for state in states]
 
     def on_train_start(self) -> None:
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.
@@ -231,9 +233,8 @@ class LitLanguageModel(pl.LightningModule):
                 logger.log_hyperparams(dict(self.hparams), metrics=final, step=self.global_step)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        options = self.hparams
-        groups = parameter_groups(self.model, lr=options["lr"], weight_decay=options["weight_decay"])
-        return [{**group, "betas": tuple(options["betas"])} for group in groups]
+        groups = parameter_groups(self.model, Rates.from_options(self.hparams))
+        return [{**group, "betas": tuple(self.hparams["betas"])} for group in groups]
 
 
 def mean_loss() -> MeanMetric:
