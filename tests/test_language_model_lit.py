@@ -15,6 +15,7 @@ from lit_modules.evaluation.scores import bits_per_byte
 from lit_modules.training.language_model import LitLanguageModel, mean_loss
 from lit_modules.training.mixer_config import as_config, complete
 from lit_modules.training.optimizer import Rates, parameter_groups, regroup
+from lit_modules.training.results import learning_rates
 from lit_modules.training.schedule import lr_factor
 from mixers import S4D, Attention, LanguageModel, Retention
 from mixers.checks import UsageError
@@ -102,7 +103,9 @@ def test_an_optimizer_saved_with_groups_of_equal_options_merged_goes_on(options:
 
 
 def test_mixers_feed_forward_layers_and_embeddings_have_multipliers_of_the_rate() -> None:
-    module = LanguageModel(partial(S4D, ssm_lr=1e-3), vocab_size=11, dim=8, depth=1, tie_embeddings=False)
+    module = LanguageModel(
+        partial(S4D, ssm_lr=1e-3, state_size=2), vocab_size=11, dim=32, depth=1, tie_embeddings=False
+    )
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     rates = Rates(lr=1.0, weight_decay=0.1, mixer_lr_ratio=0.5, ffn_lr_ratio=2.0, embedding_lr_ratio=4.0)
     groups = parameter_groups(module, rates)
@@ -115,8 +118,14 @@ def test_mixers_feed_forward_layers_and_embeddings_have_multipliers_of_the_rate(
     assert groups[0]["lr"] == rates.lr  # which is logged
 
 
+def test_the_results_of_a_run_name_the_rates_of_its_parts() -> None:
+    assert learning_rates(Rates(lr=0.004, weight_decay=0.1)) == "learning rate: 0.004"
+    rates = Rates(lr=0.004, weight_decay=0.1, mixer_lr_ratio=0.25)
+    assert learning_rates(rates) == "learning rate: 0.004 (mixer 0.001)"
+
+
 def test_an_optimizer_saved_before_parts_had_rates_goes_on() -> None:
-    module = LanguageModel(vocab_size=11, dim=8, depth=1)
+    module = LanguageModel(vocab_size=11, dim=8, depth=1, ffn_dim=8)
     rates = Rates(lr=1.0, weight_decay=0.1)
     groups = parameter_groups(module, rates)
     decay = [p for group in groups if group["weight_decay"] for p in group["params"]]

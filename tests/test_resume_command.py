@@ -162,3 +162,31 @@ def test_a_run_that_died_in_its_last_validation_goes_on_with_it(
 
 class Died(Exception):
     """What ends a run with no time to save."""
+
+
+def test_a_cool_down_branches_off_a_run_at_a_constant_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "corpus.txt")
+    words = [*SMALL_WORDS, "--model.dropout=0.1", "--model.mixer=rwkv"]
+    cooled = ["--model.schedule=wsd", "--model.cooldown_steps=3", "--trainer.max_steps=7"]
+    main([*words, "--model.schedule=constant"])
+    trunk = Path("runs/rwkv/version_0")
+    before = {path: path.read_bytes() for path in trunk.rglob("*") if path.is_file()}
+    main(["fit", "--ckpt_path=last", "--branch=true", *cooled])
+    assert {path: path.read_bytes() for path in trunk.rglob("*") if path.is_file()} == before
+    main([*words, *cooled])
+    branch, straight = (torch.load(f"runs/rwkv/version_{n}/checkpoints/last.ckpt", weights_only=True) for n in (1, 2))
+    assert branch["global_step"] == 7
+    torch.testing.assert_close(branch["state_dict"], straight["state_dict"], rtol=0, atol=0)
+    assert Path("runs/rwkv/version_1/checkpoints/best.ckpt").is_file()
+    main(["fit", "--ckpt_path=runs/rwkv/version_1/checkpoints/last.ckpt", "--trainer.max_steps=8"])
+    assert not Path("runs/rwkv/version_3").exists()  # the branch itself goes on in its own folder
+
+
+def test_a_branch_needs_a_run_to_branch_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "corpus.txt")
+    with pytest.raises(SystemExit):
+        main([*SMALL_WORDS, "--branch=true"])
+    assert "branch=True needs a run to branch off: set ckpt_path" in capsys.readouterr().err
+    assert not Path("runs").exists()

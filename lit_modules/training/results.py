@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 
 from lit_modules.console import command, number, short_path
 from lit_modules.training.mixer_config import model_mixers
+from lit_modules.training.optimizer import Rates
 from mixers import LanguageModel
 
 
@@ -12,9 +13,17 @@ def print_results(model: LanguageModel, trainer: pl.Trainer) -> None:
     counts = model.parameter_counts()
     parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
     print(f"mixer: {model_mixers(model)}\nparameters: {sum(counts.values()):,} ({parts})")
+    print(learning_rates(Rates.from_options(trainer.lightning_module.hparams)))
     for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
         if key in trainer.callback_metrics:
             print(f"{name}: {number(trainer.callback_metrics[key].item())}")
     if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
         path = short_path(best)
         print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
+
+
+def learning_rates(rates: Rates) -> str:
+    """The highest learning rate of a run, and of each part that has another."""
+    parts = {"mixer": rates.of("mixer"), "feed-forward": rates.of("ffn"), "embedding": rates.of("embedding")}
+    others = ", ".join(f"{part} {number(rate)}" for part, rate in parts.items() if rate != rates.lr)
+    return f"learning rate: {number(rates.lr)}{f' ({others})' if others else ''}"

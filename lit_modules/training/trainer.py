@@ -130,6 +130,7 @@ class Trainer(pl.Trainer):
         datamodule: pl.LightningDataModule | None = None,
         ckpt_path: str | None = None,
         init_from: str | None = None,
+        branch: bool = False,
     ) -> None:
         """Trains a model.
 
@@ -141,8 +142,12 @@ class Trainer(pl.Trainer):
             ckpt_path: Checkpoint to go on from, in the same folder; `last` is the newest of all runs.
             init_from: Checkpoint whose weights a new run starts with, at step 0, on other data or with other options of
                 training: its model and its tokenizer are those of the checkpoint.
+            branch: Whether the run that goes on from `ckpt_path` does so in a new folder, and leaves that of the
+                checkpoint as it is: such as a cool-down, with `schedule=wsd`, from a run at a constant rate.
         """
         path = self._file(ckpt_path)
+        if branch and path is None:
+            raise UsageError("branch=True needs a run to branch off: set ckpt_path to one of its checkpoints.")
         if init_from and path:
             pretrained.refuse_both(ckpt_path, init_from)
         if init_from and isinstance(model, LitLanguageModel):
@@ -151,7 +156,8 @@ class Trainer(pl.Trainer):
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer
             name = model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
-            self.logger = RunLogger.of(path and checkpoint.run_folder(path), Path(self.default_root_dir, name))
+            folder = checkpoint.run_folder(path) if path and not branch else None
+            self.logger = RunLogger.of(folder, Path(self.default_root_dir, name))
         super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
         if self.is_global_zero and isinstance(model, LitLanguageModel):
             print_results(model.model, self)
