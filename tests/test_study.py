@@ -8,7 +8,7 @@ import yaml
 from small_study import STUDY, prepare
 
 from lit_modules.commands.compare.results import _curve
-from lit_modules.commands.compare.study import deep_merge, read_study, slug
+from lit_modules.commands.compare.study import Run, deep_merge, read_study, slug
 from lit_modules.main import main
 from mixers.checks import UsageError
 
@@ -89,4 +89,4 @@ def test_a_row_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_of_which_no_step_was_logged_has_no_curve(tmp_path: Path) -> None:
-    assert _curve(tmp_path).empty
+    assert _curve(Run("RetNet", 0, tmp_path, {}, {})).empty

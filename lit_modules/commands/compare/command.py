@@ -4,14 +4,19 @@ import contextlib
 import io
 import json
 import sys
+import time
+from collections.abc import Callable
+from functools import cache
 from itertools import filterfalse
 
-from lit_modules.commands.compare import report, tables
+from lit_modules.commands.compare import report, tables, tokens_report
+from lit_modules.commands.compare.budgets import at_budget
 from lit_modules.commands.compare.check_runs import check_runs, evaluation, named
 from lit_modules.commands.compare.cost import costs_of
-from lit_modules.commands.compare.results import kept_results
+from lit_modules.commands.compare.results import Results, kept_results
 from lit_modules.commands.compare.runner import check_same, run_all, test_arguments
-from lit_modules.commands.compare.study import Study, read_study
+from lit_modules.commands.compare.study import Run, Study, read_study
+from lit_modules.commands.compare.tuning import Search, check_study, losses_of, search_of, tuned, tuning_study
 from lit_modules.console import short_path
 from lit_modules.data.cache import default_cache
 from lit_modules.data.corpora import load_corpus
@@ -19,6 +24,8 @@ from lit_modules.data.datamodule import Text
 from lit_modules.data.files import is_path, is_pattern
 from lit_modules.training.cli import run_command
 from lit_modules.training.precision import device
+
+PAUSE = 20  # seconds until a process that waits for another looks again
 
 
 def compare(
@@ -35,6 +42,9 @@ def compare(
     these at once share the work. Results are kept in results.parquet of the folder: where it has all runs, the report
     is only written again, without training anything. The exit code is 1 if a run failed.
 
+    A study with `tuning` first finds each row's best learning rates; one with `budgets` compares the rows after each
+    number of steps, and has a report on each and one on how the differences change.
+
     Args:
         study: The study's YAML file: rows, seeds, and what all runs share.
         folder: Where to keep everything; by default runs/compare/ and the file's name.
@@ -47,32 +57,84 @@ def compare(
         MissingFileError: There is no such file.
         UsageError: The study, or the options of one of its rows, is not right.
     """
-    asked = read_study(study, folder)
-    runs, results, measured_on = asked.runs(rows, seeds), kept_results(asked), device(accelerator)
-    for run in filterfalse(results.over, asked.runs()):
-        check_same(run)
-    results = results.add(asked.runs())
-    todo = list(filterfalse(results.over, runs))
-    if todo:
-        check(asked)
-        check_corpora(asked)
-        check_runs(asked)
-    print(f"{asked.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
+    asked, measured_on = read_study(study, folder), device(accelerator)
+    asked.runs(rows, seeds)  # raises for what is not there
+
+    @cache
+    def checked() -> None:  # before the first run, if there is any to do
+        check(study_to_check)
+        check_corpora(study_to_check)
+        check_runs(study_to_check)
+
+    study_to_check = at_budget(asked, asked.budgets[0]) if asked.budgets else asked
     try:
-        for run in run_all(todo):
-            results = results.add([run])
-            report.write(results, None)
+        search = tune(asked, rows, checked) if asked.tuning else None
+        tuned_study = tuned(search) if search else asked
+        parts = [at_budget(tuned_study, budget) for budget in asked.budgets] or [tuned_study]
+        done = [carry_out(part, chosen(part, rows, seeds), checked) for part in parts]
+        if search and (neighbours := check_study(search)):
+            train(neighbours, neighbours.runs(), checked)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", flush=True)
         raise
-    results = results.add(asked.runs())
-    results.keep()
-    complete = all(map(results.over, asked.runs()))
-    page = report.write(results, costs_of(asked, measured_on, measure=complete))
-    report.write_tensorboard(results)
-    print(f"\n{tables.quality(results).data.to_string(index_names=False)}\n\nreport: {short_path(page)}", flush=True)
-    if any((run.row, run.seed) in results.failed for run in runs):
+    complete = all(results.over(run) for results in done for run in results.study.runs())
+    page = report.write(done[0], costs_of(parts[0], measured_on, measure=complete))  # at other budgets it is the same
+    report.write_tensorboard(done[0])
+    if asked.budgets or search:
+        page = tokens_report.write(asked, done, search)
+    print(f"\n{tables.quality(done[-1]).data.to_string(index_names=False)}\n\nreport: {short_path(page)}", flush=True)
+    if any(results.failed for results in done):
         sys.exit(1)
+
+
+def tune(asked: Study, rows: list[str] | None, checked: Callable[[], None]) -> Search:
+    """Does the search of a study for some of its rows and the one that they are compared with."""
+    wanted = {*(rows or asked.rows), asked.first}
+    while True:
+        search = search_of(asked)
+        names = [tried.name for row in asked.rows if row in wanted for tried in search.tried(row)]
+        if not (missing := [name for name in names if name not in search.losses]):
+            return search
+        study = tuning_study(search)
+        before, after = search.losses, losses_of(train(study, study.runs(missing), checked))
+        if after.keys() == before.keys():
+            time.sleep(PAUSE)  # another process is at what is left
+
+
+def chosen(study: Study, rows: list[str] | None, seeds: list[int] | None) -> list[Run]:
+    """The runs of a study that were asked for, of those that it has."""
+    return [run for run in study.runs() if run.row in (rows or study.rows) and run.seed in (seeds or study.seeds)]
+
+
+def carry_out(study: Study, runs: list[Run], checked: Callable[[], None]) -> Results:
+    """Does what is left of these runs, and writes a report after each of them and at the end."""
+    results = train(study, runs, checked, after=lambda results: report.write(results, None))
+    report.write(results, None)
+    return results
+
+
+def train(
+    study: Study,
+    runs: list[Run],
+    checked: Callable[[], None],
+    after: Callable[[Results], object] = lambda results: None,
+) -> Results:
+    """Does what is left of these runs; the results of the study, which are kept after each of them."""
+    results = kept_results(study)
+    for run in filterfalse(results.over, study.runs()):
+        check_same(run)
+    results = results.add(study.runs())
+    todo = list(filterfalse(results.over, runs))
+    if todo:
+        checked()
+    print(f"{study.name}: {len(runs)} runs, {len(runs) - len(todo)} of them done", flush=True)
+    for _ in run_all(todo):
+        results = results.add(study.runs())
+        results.keep()
+        after(results)
+    results = results.add(study.runs())
+    results.keep()
+    return results
 
 
 def check(study: Study) -> None:

@@ -1,6 +1,7 @@
 """The report of a study: Markdown with its pictures, CSV, a page that opens from disk, and TensorBoard."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
@@ -12,6 +13,7 @@ from lit_modules.commands.compare import figures, tables
 from lit_modules.commands.compare.cost import Costs
 from lit_modules.commands.compare.figures import Picture
 from lit_modules.commands.compare.results import Results
+from lit_modules.commands.compare.study import Study
 from lit_modules.commands.table import Table
 from lit_modules.data.cache import replace_text
 from lit_modules.evaluation.scores import LAST
@@ -36,16 +38,21 @@ def write(results: Results, costs: Costs | None) -> Path:
             figures.quality_against_cost(results, costs),
             tables.the_papers_table(costs, results),
         ]
-    parts = [part for part in everything if part and not (isinstance(part, Table) and part.data.empty)]
     study = results.study
     title = f"{study.name}: {len(study.rows)} rows, {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
-    shared = {"seeds": study.seeds, "fit": study.fit, "rows": study.rows, "test": study.test}
-    settings = yaml.safe_dump(shared, sort_keys=False, allow_unicode=True)
     runs = results.of("corpora")[["row", "seed", "corpus", "tokens", "loss", "bits_per_byte"]]
+    files = {"rows.csv": rows(results, costs).to_csv(index_label="row"), "runs.csv": runs.to_csv(index=False)}
+    return write_page(study, title, everything, files)
+
+
+def write_page(study: Study, title: str, everything: Sequence[Table | Picture | None], files: dict[str, str]) -> Path:
+    """Writes the tables and pictures that there are as Markdown and as one page, beside other files; where that is."""
+    parts = [part for part in everything if part and not (isinstance(part, Table) and part.data.empty)]
+    asked = {"seeds": study.seeds, "fit": study.fit, "rows": study.rows, "test": study.test}
+    settings = yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
     texts = [f"# {title}", *(text for part in parts for text in (f"## {part.title}", part.note, part.markdown()))]
     files = {
-        "rows.csv": rows(results, costs).to_csv(index_label="row"),
-        "runs.csv": runs.to_csv(index=False),
+        **files,
         "report.md": "\n\n".join(texts) + "\n",
         **{f"{part.name}.svg": part.svg for part in parts if isinstance(part, Picture)},
         "index.html": TEMPLATES.get_template("report.html").render(title=title, settings=settings, parts=parts),

@@ -80,8 +80,9 @@ class Results:
     def keep(self) -> None:
         """Writes the table to results.parquet, in one step."""
         path = self.study.folder / KEPT
-        self.table.to_parquet(path.with_suffix(".partial"), index=False)
-        os.replace(path.with_suffix(".partial"), path)
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # another process may share the work
+        self.table.to_parquet(partial, index=False)
+        os.replace(partial, path)
 
     def of(self, kind: str) -> pd.DataFrame:
         return self.table[self.table["kind"] == kind]
@@ -152,20 +153,26 @@ def read(run: Run, digest: str) -> pd.DataFrame:
             found[kind] = pd.read_csv(path, usecols=list(columns)).rename(columns=columns)
     if "pieces" in found:
         found["pieces"] = found["pieces"][found["pieces"]["corpus"] == found["corpora"]["corpus"].iloc[0]]
-    found["steps"] = _curve(run.folder)
+    found["steps"] = _curve(run)
     table = pd.concat([numbers.assign(kind=kind) for kind, numbers in found.items() if len(numbers)])
     return table.assign(row=run.row, seed=run.seed, digest=digest).reindex(columns=list(COLUMNS)).astype(COLUMNS)
 
 
-def _curve(folder: Path) -> pd.DataFrame:
+def _curve(run: Run) -> pd.DataFrame:
     """Training loss by optimizer step, each the mean of the last logged ones; of a short run perhaps none."""
+    logged = _logged(run.folder)
+    if run.trunk:
+        before = _logged(run.trunk.folder)
+        logged = pd.concat([before[before.index <= run.trunk.options["trainer"]["max_steps"]], logged])
+    smooth = logged.rolling(max(1, min(SMOOTHED, len(logged)))).mean().dropna()
+    return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})
+
+
+def _logged(folder: Path) -> pd.Series:
+    """The losses that a training logged, by step."""
     logs = EventAccumulator(str(folder), {"scalars": 0}).Reload()  # 0: without leaving any out
     events = logs.Scalars("train/loss") if "train/loss" in logs.Tags()["scalars"] else []
-    if not events:
-        return pd.DataFrame({"at": [], "loss": []})
-    logged = pd.Series({event.step: event.value for event in events}).sort_index()
-    smooth = logged.rolling(min(SMOOTHED, len(logged))).mean().dropna()
-    return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})
+    return pd.Series({event.step: event.value for event in events}, dtype=float).sort_index()
 
 
 def two_way(nats: np.ndarray, tokens: np.ndarray) -> Difference:

@@ -1,5 +1,6 @@
 """The runs of a study: how far each has come, and doing what is left, in a process each so that one may fail alone."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from mixers.checks import UsageError, is_out_of_memory
 TRAINED_WITH, TESTED_WITH, FAILED = "options.yaml", "test/options.yaml", "failed.txt"
 LAST = "checkpoints/last.ckpt"
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+GROWING = {"trainer.max_steps"}  # of a trunk, from one budget to the next
 FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
 
 
@@ -39,8 +41,17 @@ def status(run: Run) -> Literal["waiting", "begun", "trained", "finished", "fail
         return "finished"
     if not (run.folder / LAST).is_file():
         return "waiting"
-    step: int = checkpoint.read_file(run.folder / LAST)["global_step"]
-    return "trained" if step >= run.options["trainer"]["max_steps"] else "begun"
+    return "trained" if _step(run) >= _steps(run) else "begun"
+
+
+def _step(run: Run) -> int:
+    """The step of a run's last checkpoint; 0 if there is none."""
+    path = run.folder / LAST
+    return checkpoint.read_file(path)["global_step"] if path.is_file() else 0
+
+
+def _steps(run: Run) -> int:
+    return run.options["trainer"]["max_steps"]
 
 
 def why_it_failed(run: Run) -> str:
@@ -50,11 +61,22 @@ def why_it_failed(run: Run) -> str:
 
 
 def check_same(run: Run) -> None:
-    """Raises UsageError if a run was begun with other options than it has now."""
+    """Raises UsageError if a run, or its trunk, was begun with other options than it has now."""
+    _refuse_other_options(run, FOLDERS)
+    if trunk := run.trunk:
+        _refuse_other_options(trunk, FOLDERS | GROWING)
+        if _step(trunk) > _steps(trunk) and not (run.folder / LAST).is_file():
+            raise UsageError(
+                f"{run.name} should branch off {str(trunk.folder)!r} at step {_steps(trunk)}, which is past it: delete "
+                "that folder."
+            )
+
+
+def _refuse_other_options(run: Run, but: set[str]) -> None:
     if (begun_with := _options(run.folder / TRAINED_WITH)) is None:
         return
     [there], [asked] = (pd.json_normalize(options).to_dict("records") for options in (begun_with, run.options))
-    for name in sorted({*there, *asked} - FOLDERS):
+    for name in sorted({*there, *asked} - but):
         if there.get(name) != asked.get(name):
             raise UsageError(
                 f"{name}={asked.get(name)!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
@@ -66,9 +88,8 @@ def run_all(runs: Sequence[Run]) -> Iterator[Run]:
     """Trains and tests runs, yielding each when it is over. One that fails says why in its folder."""
     start, done = time.monotonic(), 0
     for left, run in zip(range(len(runs), 0, -1), runs, strict=True):
-        run.folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(run.folder / "lock", timeout=0):
+            with _locked(run):
                 if status(run) not in ("finished", "failed"):  # another process may have come by
                     spent = time.monotonic() - start
                     about = f", about {tqdm.format_interval(spent / done * left)}" if done else ""
@@ -81,9 +102,20 @@ def run_all(runs: Sequence[Run]) -> Iterator[Run]:
             yield run
 
 
+@contextlib.contextmanager
+def _locked(run: Run) -> Iterator[None]:
+    """Keeps a run and its trunk from other processes; raises Timeout if one of them is at it."""
+    with contextlib.ExitStack() as locks:
+        for each in filter(None, (run.trunk, run)):
+            each.folder.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(FileLock(each.folder / "lock", timeout=0))
+        yield
+
+
 def _run(run: Run) -> None:
     """Does what is left of a run, and keeps the reason if it fails. Raises KeyboardInterrupt if asked to stop."""
-    _write_options(run.folder / TRAINED_WITH, run.options)
+    for each in filter(None, (run.trunk, run)):
+        _write_options(each.folder / TRAINED_WITH, each.options)
     for argv in commands(run):
         process = multiprocessing.get_context("spawn").Process(target=_child, args=(argv, run.folder / FAILED))
         process.start()
@@ -105,9 +137,20 @@ def _run(run: Run) -> None:
 def commands(run: Run) -> list[list[str]]:
     """What is left to do, each as the arguments of a command line."""
     now, last = status(run), f"--ckpt_path={run.folder / LAST}"
-    training = ["fit", f"--config={run.folder / TRAINED_WITH}", *([last] if now == "begun" else [])]
     testing = ["test", last, *test_arguments(run.test)]
-    return [testing] if now == "trained" else [training, testing]
+    if now == "trained":
+        return [testing]
+    if run.trunk is None or now == "begun":
+        return [_training(run, last if now == "begun" else None), testing]
+    trunk = f"--ckpt_path={run.trunk.folder / LAST}"
+    branching = _training(run, trunk)
+    if status(run.trunk) == "trained":
+        return [branching, testing]
+    return [_training(run.trunk, trunk if status(run.trunk) == "begun" else None), branching, testing]
+
+
+def _training(run: Run, start: str | None) -> list[str]:
+    return ["fit", f"--config={run.folder / TRAINED_WITH}", *([start] if start else [])]
 
 
 def test_arguments(options: Options) -> list[str]:

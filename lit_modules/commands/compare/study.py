@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from lit_modules.commands.benchmark import MOST_RUNS, MOST_TOKENS
+from lit_modules.commands.compare.study_sections import Budget, CostOptions, Tuning
 from lit_modules.training.config_file import Options, check_sections, read_options
 from mixers.checks import SEEDS, MissingFileError, UsageError, at_least, between
 
@@ -18,21 +18,7 @@ SPELT = str.maketrans({"γ": "gamma", "=": "", "+": " plus "})  # in the names o
 LOGGER = "pytorch_lightning.loggers.TensorBoardLogger"
 
 
-@dataclass(frozen=True)
-class CostOptions:
-    """How the cost of each row's model is measured, the rows taking turns."""
-
-    lengths: tuple[int, ...] = (256, 512, 1024, 2048)  # of one sequence: memory of training, time of one more token
-    rounds: int = 5  # how often each row gets its turn
-
-    def __post_init__(self) -> None:
-        at_least(1, rounds=self.rounds, lengths=min(self.lengths, default=0))
-        between(1, MOST_RUNS, rounds=self.rounds)
-        between(1, MOST_TOKENS, lengths=max(self.lengths))
-
-
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """One training run of a study, which `fit` can also do alone, with `--config=options.yaml` of its folder."""
 
     row: str
@@ -40,10 +26,18 @@ class Run:
     folder: Path
     options: Options  # of `fit`
     test: Options
+    trunk: "Run | None" = None  # the run at a constant rate that it branches off at the end of
 
     @property
     def name(self) -> str:
         return f"{self.row}, seed {self.seed}"
+
+
+class Trunks(NamedTuple):
+    """Runs at a constant learning rate that the runs of a study branch off, to cool down."""
+
+    folder: Path
+    steps: int  # of a trunk, at which a run branches off
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,11 @@ class Study:
     seeds: list[int] = field(default_factory=lambda: [0])  # of the weights, the dropout and the order of the text
     test: Options = field(default_factory=dict)  # of `test`
     cost: CostOptions = field(default_factory=CostOptions)
+    tuning: Tuning | None = None
+    budgets: list[Budget] = field(default_factory=list)  # ascending; `fit` then says nothing of steps and schedule
+    minor_rows: list[str] = field(default_factory=list)  # rows that a budget may run with fewer seeds
+    fewer_seeds: dict[str, int] = field(default_factory=dict)  # rows that are run with so many of the seeds only
+    trunks: Trunks | None = None  # of the study of one budget
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -72,10 +71,23 @@ class Study:
         check_list("seeds", self.seeds)
         for seed in self.seeds:
             between(0, SEEDS, seeds=seed)
+        for name, named in (
+            ("minor_rows", self.minor_rows),
+            ("check_next", self.tuning.check_next if self.tuning else []),
+        ):
+            if unknown := [row for row in named if row not in self.rows]:
+                raise UsageError(f"{name} has {unknown[0]!r}, which is no row: write some of {list(self.rows)}.")
+        for budget in self.budgets:
+            between(1, len(self.seeds), **{"budgets.seeds": max(budget.seeds, budget.minor_seeds or 1)})
+        if [budget.steps for budget in self.budgets] != sorted({budget.steps for budget in self.budgets}):
+            raise UsageError(
+                f"budgets={[budget.steps for budget in self.budgets]} should be ascending numbers of steps."
+            )
         check_sections(self.fit, "fit")
         for row, options in self.rows.items():
             check_sections(options, f"row {row!r}")
-        for section, option in (("trainer", "max_steps"), ("data", "block_size"), ("data", "batch_size")):
+        of_all = [] if self.budgets else [("trainer", "max_steps")]
+        for section, option in (*of_all, ("data", "block_size"), ("data", "batch_size")):
             if not isinstance((self.fit.get(section) or {}).get(option), int):
                 raise UsageError(f"fit needs {section}.{option}: write a whole number.")
             at_least(1, **{f"{section}.{option}": self.fit[section][option]})
@@ -97,14 +109,21 @@ class Study:
         for name, asked, known in (("rows", rows, list(self.rows)), ("seeds", seeds, self.seeds)):
             if unknown := [value for value in asked or () if value not in known]:
                 raise UsageError(f"{name} has {unknown[0]!r}, which {self.name} does not: write some of {known}.")
-        return [self.run(row, seed) for seed in seeds or self.seeds for row in rows or self.rows]
+        pairs = [(row, seed) for seed in seeds or self.seeds for row in rows or self.rows]
+        return [self.run(row, seed) for row, seed in pairs if seed in self.seeds_of(row)]
+
+    def seeds_of(self, row: str) -> list[int]:
+        """The seeds that a row is run with."""
+        return self.seeds[: self.fewer_seeds.get(row)]
 
     def run(self, row: str, seed: int) -> Run:
-        folder = self.folder / slug(row) / f"seed_{seed}"
-        logger = {"save_dir": str(self.folder), "name": slug(row), "version": folder.name, "default_hp_metric": False}
-        trainer = {"default_root_dir": str(self.folder), "logger": {"class_path": LOGGER, "init_args": logger}}
-        of_the_run = {"seed_everything": seed, "data": {"seed": seed}, "trainer": trainer}
-        return Run(row, seed, folder, deep_merge(self.options(row), of_the_run), self.test)
+        options, trunk = self.options(row), None
+        if self.trunks:
+            folder, steps = self.trunks
+            constant = {"trainer": {"max_steps": steps}, "model": {"schedule": "constant"}}
+            trunk = _run(folder, row, seed, deep_merge(options, constant), {})
+            del trunk.options["model"]["cooldown_steps"]
+        return _run(self.folder, row, seed, options, self.test)._replace(trunk=trunk)
 
     def options(self, row: str) -> Options:
         """The options of `fit` that all runs of a row share."""
@@ -116,12 +135,20 @@ class Study:
         return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
+def _run(study: Path, row: str, seed: int, options: Options, test: Options) -> Run:
+    folder = study / slug(row) / f"seed_{seed}"
+    logger = {"save_dir": str(study), "name": slug(row), "version": folder.name, "default_hp_metric": False}
+    trainer = {"default_root_dir": str(study), "logger": {"class_path": LOGGER, "init_args": logger}}
+    of_the_run = {"seed_everything": seed, "data": {"seed": seed}, "trainer": trainer}
+    return Run(row, seed, folder, deep_merge(options, of_the_run), test)
+
+
 def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
     """The study that a YAML file describes.
 
     Args:
-        path: The file, with `rows` and `fit`, and perhaps `seeds`, `test` and `cost`. `fit` and `test` may also be the
-            paths of files of options, seen from this one.
+        path: The file, with `rows` and `fit`, and perhaps `seeds`, `test`, `cost`, `tuning`, `budgets` and
+            `minor_rows`. `fit` and `test` may also be the paths of files of options, seen from this one.
         folder: Where to keep everything; by default runs/compare/ and the file's name.
 
     Raises:
@@ -134,11 +161,11 @@ def read_study(path: str | Path, folder: str | Path | None = None) -> Study:
         if isinstance(value := content.get(section), str):
             content[section] = _read(path.parent / value, f"{section} of study={str(path)!r}, which")
     parser = ArgumentParser(exit_on_error=False)
-    known = parser.add_class_arguments(Study, skip={"name", "folder"})
+    known = parser.add_class_arguments(Study, skip={"name", "folder", "fewer_seeds", "trunks"})
     try:
         if unknown := [name for name in content if name not in known]:
             raise UsageError(f"{unknown[0]!r} is no part of a study: it needs rows and fit, and may have seeds and "
-                             "test and cost.")  # fmt: skip
+                             "test and cost, tuning, budgets and minor_rows.")  # fmt: skip
         if "cost" in content and not isinstance(content["cost"] or {}, dict):
             raise UsageError(f"cost={content['cost']!r} is no mapping: write cost: {{lengths: [...], rounds: N}}.")
         options = parser.parse_object({name: value for name, value in content.items() if value is not None})
