@@ -51,7 +51,7 @@ class Hyena(Mixer[HyenaState]):
     Args:
         dim: Width of the input and of the output.
         order: Number of gates, one more than the long convolutions.
-        short_width: Taps of the short convolution after the projections.
+        short_width: Taps of the short convolution after the projections; with 1 it scales and shifts each channel.
         max_length: Taps of a long filter; also the length over which positions and windows are spread.
         filter_width: Width of the network that makes the filters.
         filter_features: Number of features of a position that the network gets, odd.
