@@ -39,8 +39,9 @@ def parameter_groups(model: nn.Module, rates: Rates) -> list[dict[str, Any]]:
 
     Only matrices decay: embeddings, norms, biases and decay rates do not, nor does a vector of shape (1, 1, d). Mixers,
     feed-forward layers and embeddings, the head among them, have multipliers of the learning rate. A module whose
-    parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr` and
-    `weight_decay`; inner modules win over outer ones. The schedule scales all learning rates alike.
+    parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr`, the highest
+    learning rate for them, and `weight_decay`; inner modules win over outer ones. The schedule scales all learning
+    rates alike.
 
     Which parameters share a group does not depend on the rates, so that all of them may change on resuming.
     """
@@ -80,7 +81,7 @@ def _with_rates(groups: dict[Key, list[nn.Parameter]], rates: Rates) -> list[dic
     return [
         {
             "params": params,
-            "lr": rates.of(part) if rate is None else rate,
+            "lr": rates.of(part) if rate is None else min(rate, rates.lr),
             "weight_decay": rates.weight_decay if decay is None else decay,
         }
         for (part, rate, decay), params in groups.items()

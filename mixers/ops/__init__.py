@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mixers.ops import decay, gated_norm, long_conv, rotary, short_conv, state_space, wkv
+from mixers.ops import decay, gated_norm, long_conv, rotary, short_conv, softmax_attention, state_space, wkv
 from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
@@ -12,6 +12,7 @@ OPS: dict[str, Op[Any]] = {
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
     "short_conv": short_conv.short_conv,
+    "softmax_attention": softmax_attention.softmax_attention,
     "state_space": state_space.state_space,
     "state_space_attention": state_space.state_space_attention,
     "wkv": wkv.wkv,
