@@ -80,7 +80,7 @@ class Evaluation(pl.LightningDataModule):
         text, own = self.text, self.text.token_files(self.split)
         files = {**own}
         files |= {other.corpus: text.other_corpus(other.corpus, other.text_field) for other in self.others}
-        blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens)
+        blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens, spread=True)
         size, whose = text.block_size, "corpus={!r}".format
         self.corpora = {name: blocks(file, whose(name), block_size=size) for name, file in files.items()}
         first = next(iter(own))
@@ -105,8 +105,7 @@ class Evaluation(pl.LightningDataModule):
     def scored_bytes(self, corpus: str) -> int:
         """The UTF-8 bytes of the text of the tokens that are scored."""
         blocks = self.corpora[corpus]
-        stop = blocks.before + len(blocks) * blocks.block_size
-        return count_bytes(blocks.file, blocks.before, stop, self.text.tokenizer)
+        return count_bytes(blocks.file, map(blocks.span, range(len(blocks))), self.text.tokenizer)
 
 
 class Scores(pl.Callback):
