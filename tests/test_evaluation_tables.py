@@ -70,7 +70,7 @@ def test_spread_blocks_are_of_all_parts_of_a_file_and_none_comes_twice(wanted: i
     blocks = Blocks(file, "it", block_size=3, max_tokens=3 * wanted + 2, spread=True)
     spans = [blocks.span(index) for index in range(len(blocks))]
     assert len(spans) == wanted
-    parts = [int((start - 1) / 3 / 13 * wanted) for start, _ in spans]  # of as many parts of the 13 blocks
+    parts = [int(((start - 1) / 3 + 0.5) / 13 * wanted) for start, _ in spans]  # of as many parts of the 13 blocks
     assert parts == list(range(wanted))
     for index, (start, stop) in enumerate(spans):
         assert blocks[index].tolist() == file.open()[start - 1 : stop].tolist()
