@@ -241,7 +241,7 @@ class Trainer(pl.Trainer):
             super().test(model, dataloaders, path, False, evaluation, weights_only=True)
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
-        return tables.report(evaluation, scores.sums, folder, verbose and self.is_global_zero)
+        return tables.report(evaluation, scores.nats, folder, verbose and self.is_global_zero)
 
     def _file(self, ckpt_path: str | None) -> Path | None:
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None
