@@ -31,8 +31,8 @@ class ClassSum(NamedTuple):
 
 def class_sums(
     blocks: Blocks, nats: np.ndarray, counts: TrainingCounts | None, start_token: int | None
-) -> Iterator[ClassSum]:
-    """The loss by class in each piece of a corpus; the classes of a kind add up to the piece.
+) -> list[ClassSum]:
+    """The loss by class in each piece of a corpus; the classes of a kind add up to the piece. Empty ones are left out.
 
     Args:
         blocks: The blocks that are scored.
@@ -40,13 +40,16 @@ def class_sums(
         counts: Of the training text, with all pairs that are scored; None if they are not known.
         start_token: The id that begins a document for the model, None if it reads on from the one before.
     """
+    found: dict[tuple[str, str], list[ClassSum]] = {}
     for piece, indices in enumerate(pieces(len(blocks), blocks.length, most=MOST_PIECES)):
         losses = nats[indices.start : indices.stop].ravel()
         for kind, names, index in classify(read_ids(blocks, indices), counts, start_token):
             tokens = np.bincount(index.ravel(), minlength=len(names)).tolist()
             sums = np.bincount(index.ravel(), losses, len(names)).tolist()
-            of_class = zip(names, tokens, sums, strict=True)
-            yield from (ClassSum(kind, name, piece, number, total) for name, number, total in of_class if number)
+            for name, number, total in zip(names, tokens, sums, strict=True):
+                of_class = found.setdefault((kind, name), [])
+                of_class += [ClassSum(kind, name, piece, number, total)] * (number > 0)
+    return [of_piece for of_class in found.values() for of_piece in of_class]
 
 
 def classify(ids: np.ndarray, counts: TrainingCounts | None, start_token: int | None) -> Iterator[Class]:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTE = "Lower is better. Loss is in nats per token."
+CLASSES_NOTE = (
+    "Frequency is how often a token occurs in the training text. Recall: whether it has followed the token before it "
+    "earlier\nin its block (repeated) or not (new), and how often it does in the training text. First corpus only; "
+    "classes.csv has all."
+)
 
 COLUMNS = {
     "positions": ("first", "last", "tokens", "loss"),
@@ -113,7 +118,18 @@ def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
         for first, last, _, loss in tables["positions"].itertuples(index=False)
     ]
     parts = tables["corpora"], contexts, table(positions, ("position", "loss", "perplexity"))
-    return "\n\n".join([NOTE, *(aligned(part) for part in parts if len(part))])
+    shown = [NOTE, *(aligned(part) for part in parts if len(part))]
+    if len(classes := tables["classes"]):
+        shown += [CLASSES_NOTE, aligned(of_first_corpus(classes))]
+    return "\n\n".join(shown)
+
+
+def of_first_corpus(classes: "pd.DataFrame") -> "pd.DataFrame":
+    """The loss by frequency and by recall on the first corpus."""
+    wanted = classes[(classes["corpus"] == classes["corpus"].iloc[0]) & (classes["kind"] != "position")]
+    named = wanted.assign(tokens_by=wanted["kind"] + " " + wanted["class"])
+    sums = named.groupby("tokens_by", sort=False)[["tokens", "nats"]].sum().reset_index()
+    return sums.assign(loss=sums["nats"] / sums["tokens"]).drop(columns="nats")
 
 
 def aligned(table: "pd.DataFrame") -> str:
