@@ -13,7 +13,9 @@ from lit_modules.data.batches import Blocks
 from lit_modules.evaluation.occurrences import TrainingCounts, pair_keys, repeated
 
 PIECE = 2048  # tokens of about a piece: enough of them for an interval, each long enough to be nearly its own
-MOST_PIECES = 64  # of a corpus, by class: of a long text they are longer
+MOST_PIECES = (
+    16  # of a corpus, by class, so that files stay small and few pieces lack a class: of a long text longer ones
+)
 FREQUENCIES = [0, *(10**power for power in range(7))]  # where ranges of a token's count in the training text start
 PAIR_FREQUENCIES = FREQUENCIES[:5]  # where those of a pair's count start
 Class = tuple[str, list[str], np.ndarray]  # a kind of classes, their names, and the index of each token's, (B, N)
