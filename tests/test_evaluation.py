@@ -92,16 +92,27 @@ def test_bytes_are_those_of_the_tokens_that_are_scored(folder: Path, tested: Pat
     assert row["corpus"] == str(folder / "other.txt")
 
 
-def test_the_first_tokens_alone_are_scored_if_no_more_are_wanted(folder: Path, trained: LitLanguageModel) -> None:
-    data = text(folder)
+def test_blocks_from_all_parts_of_a_split_are_scored_if_not_all_tokens_are_wanted(
+    folder: Path, trained: LitLanguageModel
+) -> None:
+    data, ids = text(folder), own_ids(folder)
     results = trainer(folder / "few", logger=False).test(trained, datamodule=data, max_tokens=330, contexts=[128, 320])
-    rows = read(folder / "few" / "runs" / "test", "corpora")
-    assert [row["tokens"] for row in rows] == ["320"]
-    ids = own_ids(folder)
-    costs = [cost for start in range(0, 320, 16) for cost in nats(trained, ids[start : start + 17])]
-    assert float(rows[0]["loss"]) == pytest.approx(sum(costs) / 320, rel=1e-6)
-    assert results == [{f"test/{name}": float(rows[0][name]) for name in ("loss", "perplexity", "bits_per_byte")}]
-    assert column(read(folder / "few" / "runs" / "test", "contexts"), "tokens") == [128, 128]
+    [row] = read(folder / "few" / "runs" / "test", "corpora")
+    blocks = (len(ids) - 1) // 16
+    starts = [int((part + 0.5) * blocks / 20) * 16 for part in range(20)]
+    assert starts[-1] > 16 * blocks * 0.9
+    costs = [cost for start in starts for cost in nats(trained, ids[start : start + 17])]
+    assert int(row["tokens"]) == len(costs) == 320
+    assert float(row["loss"]) == pytest.approx(sum(costs) / 320, rel=1e-6)
+    scored = [token for start in starts for token in ids[start + 1 : start + 17]]
+    assert int(row["bytes"]) == len(scored) - scored.count(256)
+    assert results == [{f"test/{name}": float(row[name]) for name in ("loss", "perplexity", "bits_per_byte")}]
+    contexts = read(folder / "few" / "runs" / "test", "contexts")
+    end = ((len(ids) - 1) // 320 // 2 + 1) * 320 + 1  # of the window in the middle
+    for row in contexts:
+        costs = nats(trained, ids[end - int(row["context"]) - 1 : end])[-LAST:]
+        assert int(row["tokens"]) == len(costs) == LAST
+        assert float(row["loss"]) == pytest.approx(sum(costs) / LAST, rel=1e-5)
 
 
 def test_a_test_takes_no_more_tokens_than_a_validation_unless_it_is_told(
@@ -216,7 +227,7 @@ def test_two_processes_find_what_one_does(folder: Path, run: Path, tested: Path)
     for name, columns in tables.COLUMNS.items():
         one, two = read(tested, name), read(folder / "two" / "test", name)
         for heading in columns:
-            if heading == "corpus":
+            if heading in ("corpus", "kind", "class"):
                 assert [row[heading] for row in two] == [row[heading] for row in one]
             else:
                 assert column(two, heading) == pytest.approx(column(one, heading), rel=1e-6)

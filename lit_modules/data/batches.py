@@ -29,11 +29,14 @@ class Blocks(Dataset[Tensor]):
     bos_token: int | None = None  # the id to put before what is predicted; without it that is the token before
     context: int | None = None  # tokens to predict at the end of each block, B; None predicts all
     max_tokens: int | None = None  # use only so many tokens of the file
+    spread: bool = False  # whether those are spread evenly over the file; otherwise they are its first
 
     def __post_init__(self) -> None:
         self.length = self.context or self.block_size
         self.before = int(self.bos_token is None)  # the first token of the file is only read
-        self.tokens = min(self.file.tokens - self.before, self.max_tokens or self.file.tokens)
+        there = self.file.tokens - self.before
+        self.tokens = min(there, self.max_tokens or there)
+        self._of_file = there // self.block_size  # blocks of the whole file
         if self.tokens < self.block_size:
             option = "data.block_size" if self.context is None else "contexts"
             larger = ", a larger data.val_tokens or max_tokens" if self.max_tokens else ""
@@ -47,9 +50,18 @@ class Blocks(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """Block `index`: (B + 1,), int64."""
-        stop = (index + 1) * self.block_size + self.before
-        tokens = self._ids[stop - self.length - self.before : stop].astype(np.int64)
+        start, stop = self.span(index)
+        tokens = self._ids[start - self.before : stop].astype(np.int64)
         return torch.from_numpy(tokens if self.bos_token is None else np.insert(tokens, 0, self.bos_token))
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Where in the file the tokens to predict of block `index` start and stop.
+
+        Spread blocks are the middle ones of equally many parts of the file: all of them if all are wanted.
+        """
+        block = (2 * index + 1) * self._of_file // (2 * len(self)) if self.spread else index
+        stop = (block + 1) * self.block_size + self.before
+        return stop - self.length, stop
 
     @cached_property
     def _ids(self) -> Ids:

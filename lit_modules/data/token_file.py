@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,16 +95,16 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def count_bytes(file: TokenFile, start: int, stop: int, tokenizer: Tokenizer) -> int:
-    """The UTF-8 bytes of the text of tokens `start` to `stop`; end tokens have none.
+def count_bytes(file: TokenFile, spans: Iterable[tuple[int, int]], tokenizer: Tokenizer) -> int:
+    """The UTF-8 bytes of the text of the tokens from each start to its stop; end tokens have none.
 
     Exact for byte-level tokenizers, which name a token by one character for each byte; a tokenizer is taken for one if
     all names together have as many characters as the file has bytes. With others, tokens have the file's average.
     """
     lengths, ids = tokenizer.name_lengths(), file.open()
     if _sum_lengths(ids, 0, len(ids), lengths) == file.bytes:
-        return _sum_lengths(ids, start, stop, lengths)
-    return round(file.bytes * (stop - start) / file.tokens)
+        return sum(_sum_lengths(ids, start, stop, lengths) for start, stop in spans)
+    return round(file.bytes * sum(stop - start for start, stop in spans) / file.tokens)
 
 
 def _sum_lengths(ids: Ids, start: int, stop: int, lengths: np.ndarray) -> int:

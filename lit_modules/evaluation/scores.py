@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_modules.data.batches import Blocks, SizedLoader
 from lit_modules.data.datamodule import HeldOut, Text
-from lit_modules.data.token_file import count_bytes
+from lit_modules.data.token_file import TokenFile, count_bytes
 from mixers.checks import UsageError, at_least
 
 # Sums over a whole validation set lose digits in float32; Apple's GPUs have nothing wider.
@@ -31,13 +31,6 @@ class EvalCorpus:
 
     corpus: str  # as `--data.corpus` takes it
     text_field: str = "text"  # the field that holds the text in the rows of files and data sets
-
-
-class LossSums(NamedTuple):
-    """The losses of a part in nats, summed for each block and for each position."""
-
-    blocks: Tensor  # (blocks,)
-    positions: Tensor  # (tokens of a block,)
 
 
 class Evaluation(pl.LightningDataModule):
@@ -80,7 +73,7 @@ class Evaluation(pl.LightningDataModule):
         text, own = self.text, self.text.token_files(self.split)
         files = {**own}
         files |= {other.corpus: text.other_corpus(other.corpus, other.text_field) for other in self.others}
-        blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens)
+        blocks = partial(Blocks, bos_token=text.bos_token, max_tokens=self.max_tokens, spread=True)
         size, whose = text.block_size, "corpus={!r}".format
         self.corpora = {name: blocks(file, whose(name), block_size=size) for name, file in files.items()}
         first = next(iter(own))
@@ -102,24 +95,29 @@ class Evaluation(pl.LightningDataModule):
             self.loaders.append(loader(blocks, batch_size=each * world_size))
         return self.loaders
 
+    def training_files(self) -> list[TokenFile] | None:
+        """The training text of the run; None if it has none, or reads it as a stream."""
+        mixture = self.text.mixture
+        if mixture.streaming or not all("train" in corpus.splits for corpus in mixture.corpora.values()):
+            return None
+        return list(self.text.token_files("train").values())
+
     def scored_bytes(self, corpus: str) -> int:
         """The UTF-8 bytes of the text of the tokens that are scored."""
         blocks = self.corpora[corpus]
-        stop = blocks.before + len(blocks) * blocks.block_size
-        return count_bytes(blocks.file, blocks.before, stop, self.text.tokenizer)
+        return count_bytes(blocks.file, map(blocks.span, range(len(blocks))), self.text.tokenizer)
 
 
 class Scores(pl.Callback):
-    """Sums the losses of each part of an evaluation over a test, on all processes together."""
+    """Keeps the loss of every token of each part of an evaluation, of all processes together."""
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        self.sums: list[LossSums] = []
+        self.nats: list[Tensor] = []  # of each part (blocks, tokens of a block)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         parts = [loader.blocks for loader in self.evaluation.loaders]
-        zeros = partial(torch.zeros, dtype=SUM_DTYPE, device=pl_module.device)
-        self.sums = [LossSums(zeros(len(blocks)), zeros(blocks.length)) for blocks in parts]
+        self.nats = [torch.zeros(len(blocks), blocks.length, device=pl_module.device) for blocks in parts]
 
     def on_test_batch_end(
         self,
@@ -130,10 +128,8 @@ class Scores(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        nats, sums = outputs.to(SUM_DTYPE), self.sums[dataloader_idx]
-        sums.blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
-        sums.positions.add_(nats.sum(0))
+        self.nats[dataloader_idx][self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = outputs.float()
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        reduced = [[trainer.strategy.reduce(part, reduce_op="sum").cpu() for part in sums] for sums in self.sums]
-        self.sums = [LossSums(*parts) for parts in reduced]
+        # A process has zeros for the blocks of the others.
+        self.nats = [trainer.strategy.reduce(part, reduce_op="sum").cpu() for part in self.nats]

@@ -3,32 +3,43 @@
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from torch import Tensor
+
 from lit_modules import console
 from lit_modules.data.cache import replace_text
-from lit_modules.evaluation.scores import LAST, Evaluation, LossSums, bits_per_byte
+from lit_modules.evaluation.classes import class_sums, pieces, position_starts, scored_pairs
+from lit_modules.evaluation.occurrences import count_training
+from lit_modules.evaluation.scores import LAST, Evaluation, bits_per_byte
 from mixers.checks import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PIECE = 2048  # tokens of about a piece: enough of them for an interval, each long enough to be nearly its own
 NOTE = "Lower is better. Loss is in nats per token."
+CLASSES_NOTE = (
+    "Frequency is how often a token occurs in the training text. Recall: whether it has followed the token before it "
+    "earlier\nin its block (repeated) or not (new), and how often it does in the training text. First corpus only; "
+    "classes.csv has all."
+)
 
 COLUMNS = {
     "positions": ("first", "last", "tokens", "loss"),
     "contexts": ("context", "tokens", "loss", "perplexity"),
     "pieces": ("corpus", "piece", "tokens", "nats"),
+    "classes": ("corpus", "kind", "class", "piece", "tokens", "nats"),
     "corpora": ("corpus", "tokens", "bytes", "loss", "perplexity", "bits_per_byte"),
 }
 Row = tuple[Any, ...]
 
 
-def report(evaluation: Evaluation, sums: list[LossSums], folder: Path | None, verbose: bool) -> list[dict[str, float]]:
+def report(evaluation: Evaluation, nats: list[Tensor], folder: Path | None, verbose: bool) -> list[dict[str, float]]:
     """Prints the tables, writes them where there is a folder for them, and returns the metrics of each corpus."""
-    made = tables(evaluation, sums)
+    made = tables(evaluation, nats, by_class=verbose or folder is not None)
     if verbose:
         print(as_text(made), flush=True)  # first, so that a disk that fills loses nothing
     if folder is not None:
@@ -60,14 +71,16 @@ def folder_to_write(default: Path, *, asked: str | Path | None) -> Path | None:
     return None
 
 
-def tables(evaluation: Evaluation, sums: list[LossSums]) -> "dict[str, pd.DataFrame]":
-    """Each table, from the sums over each part."""
-    corpora = dict(zip(evaluation.corpora, sums, strict=False))
-    windows = sums[len(corpora) :]
-    rows = {
+def tables(evaluation: Evaluation, nats: list[Tensor], *, by_class: bool) -> "dict[str, pd.DataFrame]":
+    """Each table, from the losses of each part; that of classes, which reads the training text, may be left empty."""
+    losses = [part.double().numpy() for part in nats]
+    corpora = dict(zip(evaluation.corpora, losses, strict=False))
+    windows = losses[len(corpora) :]
+    rows: dict[str, list[Row]] = {
         "positions": _positions(windows[-1]) if windows else [],
         "contexts": [_context(of_context) for of_context in windows],
         "pieces": [row for name, of_corpus in corpora.items() for row in _pieces(name, of_corpus)],
+        "classes": _classes(evaluation, corpora) if by_class else [],
         "corpora": [_corpus(name, evaluation.scored_bytes(name), of_corpus) for name, of_corpus in corpora.items()],
     }
     return {name: table(rows[name], columns) for name, columns in COLUMNS.items()}
@@ -105,7 +118,18 @@ def as_text(tables: "Mapping[str, pd.DataFrame]") -> str:
         for first, last, _, loss in tables["positions"].itertuples(index=False)
     ]
     parts = tables["corpora"], contexts, table(positions, ("position", "loss", "perplexity"))
-    return "\n\n".join([NOTE, *(aligned(part) for part in parts if len(part))])
+    shown = [NOTE, *(aligned(part) for part in parts if len(part))]
+    if len(classes := tables["classes"]):
+        shown += [CLASSES_NOTE, aligned(of_first_corpus(classes))]
+    return "\n\n".join(shown)
+
+
+def of_first_corpus(classes: "pd.DataFrame") -> "pd.DataFrame":
+    """The loss by frequency and by recall on the first corpus."""
+    wanted = classes[(classes["corpus"] == classes["corpus"].iloc[0]) & (classes["kind"] != "position")]
+    named = wanted.assign(tokens_by=wanted["kind"] + " " + wanted["class"])
+    sums = named.groupby("tokens_by", sort=False)[["tokens", "nats"]].sum().reset_index()
+    return sums.assign(loss=sums["nats"] / sums["tokens"]).drop(columns="nats")
 
 
 def aligned(table: "pd.DataFrame") -> str:
@@ -114,30 +138,38 @@ def aligned(table: "pd.DataFrame") -> str:
     return console.aligned([[name.replace("_", " ") for name in table.columns], *cells.values.tolist()])
 
 
-def _corpus(name: str, size: int, sums: LossSums) -> Row:
-    nats, tokens = sums.blocks.sum().item(), len(sums.blocks) * len(sums.positions)
-    return name, tokens, size, nats / tokens, math.exp(nats / tokens), bits_per_byte(nats, size)
+def _corpus(name: str, size: int, nats: np.ndarray) -> Row:
+    total, loss = float(nats.sum()), float(nats.mean())
+    return name, nats.size, size, loss, math.exp(loss), bits_per_byte(total, size)
 
 
-def _pieces(name: str, sums: LossSums) -> list[Row]:
-    """Consecutive blocks added up; the last piece has those that are left."""
-    length = len(sums.positions)
-    parts = sums.blocks.split(max(1, round(PIECE / length)))
-    return [(name, piece, len(nats) * length, nats.sum().item()) for piece, nats in enumerate(parts)]
+def _pieces(name: str, nats: np.ndarray) -> list[Row]:
+    parts = [nats[indices.start : indices.stop] for indices in pieces(*nats.shape)]
+    return [(name, piece, part.size, float(part.sum())) for piece, part in enumerate(parts)]
 
 
-def _context(sums: LossSums) -> Row:
-    tokens = len(sums.blocks) * LAST
-    loss = sums.positions[-LAST:].sum().item() / tokens
-    return len(sums.positions), tokens, loss, math.exp(loss)
+def _classes(evaluation: Evaluation, corpora: Mapping[str, np.ndarray]) -> list[Row]:
+    text, counts = evaluation.text, None
+    if files := evaluation.training_files():
+        pairs = [scored_pairs(evaluation.corpora[name]) for name in corpora]
+        counts = count_training(files, np.unique(np.concatenate(pairs)), text.vocab_size)
+    return [
+        (name, *of_class)
+        for name, nats in corpora.items()
+        for of_class in class_sums(evaluation.corpora[name], nats, counts, text.start_token)
+    ]
 
 
-def _positions(sums: LossSums) -> list[Row]:
+def _context(nats: np.ndarray) -> Row:
+    last = nats[:, -LAST:]
+    return nats.shape[1], last.size, float(last.mean()), math.exp(last.mean())
+
+
+def _positions(nats: np.ndarray) -> list[Row]:
     """Positions from 1 in ranges that end at powers of two, the last where the windows end."""
-    rows: list[Row] = []
-    first = last = 1
-    while len(nats := sums.positions[first - 1 : last]):
-        tokens = len(nats) * len(sums.blocks)
-        rows.append((first, first + len(nats) - 1, tokens, nats.sum().item() / tokens))
-        first, last = last + 1, 2 * last
-    return rows
+    starts = position_starts(nats.shape[1])
+    parts = [nats[:, start - 1 : stop - 1] for start, stop in pairwise([*starts, nats.shape[1] + 1])]
+    return [
+        (start, start + part.shape[1] - 1, part.size, float(part.mean()))
+        for start, part in zip(starts, parts, strict=True)
+    ]

@@ -218,7 +218,8 @@ class Trainer(pl.Trainer):
             corpora: Other corpora, each a name as `--data.corpus` takes it or {corpus: NAME, text_field: FIELD}.
             contexts: Tokens of context, for the perplexity of the last 128 of windows of the longest of them; that by
                 position is of the same windows.
-            max_tokens: Most tokens of each corpus to score, from its beginning; by default all.
+            max_tokens: Most tokens of each corpus to score, in blocks spread evenly over it; by default as many as a
+                validation takes (`data.val_tokens`).
             output_dir: The folder for the tables; by default `test` in the folder of the run.
 
         Returns:
@@ -246,7 +247,7 @@ class Trainer(pl.Trainer):
             super().test(model, dataloaders, path, False, evaluation, weights_only=True)
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
-        return tables.report(evaluation, scores.sums, folder, verbose and self.is_global_zero)
+        return tables.report(evaluation, scores.nats, folder, verbose and self.is_global_zero)
 
     def _file(self, ckpt_path: str | None) -> Path | None:
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None

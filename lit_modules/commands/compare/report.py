@@ -30,6 +30,7 @@ def write(results: Results, costs: Costs | None) -> Path:
         figures.curves(results),
         tables.other_corpora(results),
         figures.positions(results),
+        *(tables.by_class(results, by) for by in tables.CLASSES),
         tables.contexts(results),
     ]
     if costs:

@@ -20,15 +20,19 @@ KEPT = "results.parquet"
 SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
 
 # The columns of each table of `test`, as those of all results: `at` is the place that `kind` says, losses are nats per
-# token. A piece is a stretch of the training corpus's test text, a step one of training.
+# token. A piece is a stretch of a test text, by class of that of every corpus, else of that of the training corpus; a step
+# is one of training.
 TABLES = {
     "corpora": {"corpus": "corpus", "tokens": "tokens", "loss": "loss", "bits_per_byte": "bits_per_byte"},
     "pieces": {"corpus": "corpus", "piece": "at", "tokens": "tokens", "nats": "nats"},
     "positions": {"first": "at", "last": "last", "loss": "loss"},
     "contexts": {"context": "at", "loss": "loss"},
+    "classes": {"corpus": "corpus", "kind": "by", "class": "class", "piece": "at", "tokens": "tokens", "nats": "nats"},
 }
 COLUMNS = {
-    **dict.fromkeys(("row", "digest", "kind", "corpus"), "str"),  # digest: of the options that the run was made with
+    **dict.fromkeys(
+        ("row", "digest", "kind", "corpus", "by", "class"), "str"
+    ),  # digest: of the options that the run was made with
     **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
     **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
 }
@@ -118,13 +122,18 @@ class Results:
         found = self.of(kind).groupby(["row", "at"], sort=False)["loss"].mean().unstack()
         return found.reindex([row for row in self.study.rows if row in found.index])
 
-    def difference(self, row: str, other: str) -> Difference:
+    def by_class(self, by: str) -> pd.DataFrame:
+        """The pieces of the training corpus with the classes of a kind, such as recall, a line for each class."""
+        found = self.of("classes")
+        return found[(found["by"] == by) & (found["corpus"] == (self.corpora[0] if self.corpora else ""))]
+
+    def difference(self, row: str, other: str, pieces: pd.DataFrame | None = None) -> Difference:
         """The paired difference over seeds and pieces of text; nan where the two have no seed in common.
 
         Runs with the same seed read the same text in the same order, and both are tested on the same pieces, so each
-        pair of (seed, piece) gives one difference.
+        pair of (seed, piece) gives one difference. By default pieces are those of the training corpus.
         """
-        pieces = self.of("pieces")
+        pieces = self.of("pieces") if pieces is None else pieces
         ours, theirs = (
             pieces[pieces["row"] == name].pivot(index="seed", columns="at", values=["nats", "tokens"])
             for name in (row, other)
@@ -139,7 +148,8 @@ class Results:
 def kept_results(study: Study) -> Results:
     """The results of earlier reports that are still this study's."""
     path = study.folder / KEPT
-    table = (pd.read_parquet(path) if path.is_file() else pd.DataFrame(columns=list(COLUMNS))).astype(COLUMNS)
+    table = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    table = table.reindex(columns=list(COLUMNS)).astype(COLUMNS)  # those written long ago lack some
     same = table["row"].map({row: study.digest(row) for row in study.rows}) == table["digest"]
     return Results(study, table.loc[same & (table["seed"].isin(study.seeds) | table["seed"].isna())], {})
 

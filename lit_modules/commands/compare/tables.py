@@ -11,6 +11,12 @@ from lit_modules.commands.compare.results import Results
 from lit_modules.commands.table import MISSING, Table, number
 from lit_modules.evaluation.scores import LAST
 
+CLASSES = {
+    "position": "By the position of a token in its block, which is as long as those of training.",
+    "frequency": "By how often a token occurs in the training text.",
+    "recall": "By whether a token has followed the one before it earlier in its block (repeated) or not (new), and by "
+    "how often it does in the training text.",
+}
 KIB, MIB, MILLISECOND = 2**10, 2**20, 1e-3
 
 
@@ -62,6 +68,28 @@ def other_corpora(results: Results) -> Table:
         note="Perplexity on text of other kinds (lower is better), and in brackets the difference of the loss to "
         f"{first} in nats per token. Tokens scored: {', '.join(tokens)}.",
         data=pd.DataFrame(cells, index=results.rows.index)[results.rows["runs"] > 0],
+    )
+
+
+def by_class(results: Results, by: str) -> Table:
+    """Loss of the tokens of each class of a kind, and the differences to the first row."""
+    found, first = results.by_class(by), results.study.first
+    cells = {}
+    for name, pieces in found.groupby("class", sort=False):
+        sums = pieces.groupby("row", sort=False)[["nats", "tokens"]].sum()
+        losses = (sums["nats"] / sums["tokens"]).astype(float)
+        apart = {row: results.difference(row, first, pieces) for row in losses.index if row != first}
+        halves = {row: (difference.high - difference.low) / 2 for row, difference in apart.items()}
+        shown = filled("{:+.3f} ± {:.3f}", [each.mean for each in apart.values()], halves.values())
+        cells[f"{name} ↓"] = dict(zip(apart, shown, strict=True)) | {first: f"{losses.get(first, np.nan):.3f}"}
+    of_a_run = found.drop_duplicates(["class", "at"]).groupby("class", sort=False)["tokens"].sum()
+    parts = (of_a_run / of_a_run.sum()).map("{:.1%}".format)
+    return Table(
+        title=f"Loss by {by}",
+        note=f"{CLASSES[by]} For {first} the loss in nats per token, for the others the difference to it, with half "
+        "the 95 % interval over seeds and pieces of text; lower is better. Tokens: "
+        f"{', '.join(f'{name} {part}' for name, part in parts.items())}.",
+        data=pd.DataFrame(cells, index=[row for row in results.study.rows if row in set(found["row"])]),
     )
 
 
