@@ -66,7 +66,9 @@ def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None
 def test_a_rate_of_its_own_is_at_most_that_of_the_model() -> None:
     marked = Marked()
     rates = {
-        id(p): group["lr"] for group in parameter_groups(marked, Rates(lr=5e-4, weight_decay=0.5)) for p in group["params"]
+        id(p): group["lr"]
+        for group in parameter_groups(marked, Rates(lr=5e-4, weight_decay=0.5))
+        for p in group["params"]
     }
     assert rates[id(marked.own.rates)] == rates[id(marked.linear.weight)] == 5e-4
     assert rates[id(marked.own.slow.weight)] == 1e-4
