@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from lit_modules.commands.compare import tables
-from lit_modules.commands.compare.results import COLUMNS, Results, kept_results, read, two_way
+from lit_modules.commands.compare.intervals import two_way
+from lit_modules.commands.compare.results import Results, kept_results
+from lit_modules.commands.compare.run_tables import COLUMNS, read
 from lit_modules.commands.compare.study import Study
 
 CLASSES = {"new 0": [700, 0, 400, 100], "repeated 0": [300, 1000, 600, 200]}  # tokens in each piece

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from small_runs import lines
 
-from lit_modules.commands.compare.results import two_way
+from lit_modules.commands.compare.intervals import two_way
 from lit_modules.commands.compare.study import Options, Study, read_study
 from lit_modules.main import main
 

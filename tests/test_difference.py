@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_modules.commands.compare.results import student_t, two_way
+from lit_modules.commands.compare.intervals import student_t, two_way
 
 PIECES = 32  # of 2,048 tokens, as the studies score
 DRAWS = 2000

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from small_study import STUDY, prepare
 
-from lit_modules.commands.compare.results import _curve
+from lit_modules.commands.compare.run_tables import _curve
 from lit_modules.commands.compare.study import Run, deep_merge, read_study, slug
 from lit_modules.main import main
 from mixers.checks import UsageError

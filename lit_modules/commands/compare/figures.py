@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_modules.commands import plots
 from lit_modules.commands.compare.cost import Costs
-from lit_modules.commands.compare.results import SMOOTHED, Results
+from lit_modules.commands.compare.results import Results
+from lit_modules.commands.compare.run_tables import SMOOTHED
 
 SIZE = (11, 5.2)
 LINE = 0.042  # height of a line of small print, as a fraction of an axis

@@ -70,7 +70,7 @@ def rows(results: Results, costs: Costs | None) -> pd.DataFrame:
     columns = ["parameters", "tokens_per_second", "peak_bytes", "state_bytes"]
     cost = pd.DataFrame(costs.rows if costs else None, columns=columns)
     cost["state_bytes"] = cost["state_bytes"].map(lambda growth: growth[1][-1])  # after the longest
-    others = {f"loss_{corpus}": results.on(corpus).mean(axis=1) for corpus in results.corpora[1:]}
+    others = {f"loss_{corpus}": results.on(corpus).mean(axis=1) for corpus in results.others}
     table = results.rows.assign(**others).join(cost)
     reasons = [
         "; ".join(f"seed {seed}: {reason}" for (name, seed), reason in results.failed.items() if name == row)

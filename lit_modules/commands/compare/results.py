@@ -4,48 +4,18 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import filterfalse
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lit_modules.commands.compare.intervals import Difference, two_way
+from lit_modules.commands.compare.run_tables import COLUMNS, read, weights_of
 from lit_modules.commands.compare.runner import status, why_it_failed
 from lit_modules.commands.compare.study import Run, Study
 
 KEPT = "results.parquet"
-SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
-
-# The columns of each table of `test`, as those of all results: `at` is the place that `kind` says, losses are nats per
-# token. A piece is a stretch of a test text (by class of every corpus, else of the training corpus); a step
-# is one of training.
-TABLES = {
-    "corpora": {"corpus": "corpus", "tokens": "tokens", "loss": "loss", "bits_per_byte": "bits_per_byte"},
-    "pieces": {"corpus": "corpus", "piece": "at", "tokens": "tokens", "nats": "nats"},
-    "positions": {"first": "at", "last": "last", "loss": "loss"},
-    "contexts": {"context": "at", "loss": "loss"},
-    "classes": {"corpus": "corpus", "kind": "by", "class": "class", "piece": "at", "tokens": "tokens", "nats": "nats"},
-}
-COLUMNS = {
-    **dict.fromkeys(
-        ("row", "digest", "kind", "corpus", "by", "class"), "str"
-    ),  # digest: of the options that the run was made with
-    **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
-    **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
-}
-COVERED = 0.95
-STEPS = 100_000  # of an integral
-
-
-class Difference(NamedTuple):
-    """Mean loss of a row minus that of another, in nats per token, with the 95 % interval, nan if unknown."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -104,9 +74,25 @@ class Results:
         return found.reindex(index=list(self.study.rows), columns=self.study.seeds).astype(float)
 
     @cached_property
+    def weights(self) -> dict[str, float]:
+        """The corpora that the runs were trained on, with their shares of the training, of sum 1."""
+        shares = weights_of(self.study.fit["data"].get("corpus"))
+        return shares or dict.fromkeys(self.corpora[:1], 1.0)
+
+    def on_training_text(self, quantity: str = "loss") -> pd.DataFrame:
+        """A quantity of each run on the test text of the training corpora, the mean by their shares: as `on`."""
+        parts = [weight * self.on(corpus, quantity) for corpus, weight in self.weights.items()]
+        return sum(parts[1:], parts[0]) if parts else self.on("", quantity)
+
+    @cached_property
     def losses(self) -> pd.DataFrame:
-        """The test loss of each run on the training corpus, (rows, seeds), in nats per token; nan if it is missing."""
-        return self.on(self.corpora[0] if self.corpora else "")
+        """The test loss of each run on the training text, (rows, seeds), in nats per token; nan if it is missing."""
+        return self.on_training_text()
+
+    @property
+    def others(self) -> list[str]:
+        """The corpora to look at beside the training text: of a mixture also its parts."""
+        return [corpus for corpus in self.corpora if corpus not in self.weights or len(self.weights) > 1]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -123,19 +109,26 @@ class Results:
         return found.reindex([row for row in self.study.rows if row in found.index])
 
     def by_class(self, by: str) -> pd.DataFrame:
-        """The pieces of the training corpus with the classes of a kind, such as recall, a line for each class."""
+        """The pieces of the training text with the classes of a kind, such as recall, a line for each class."""
         found = self.of("classes")
-        return found[(found["by"] == by) & (found["corpus"] == (self.corpora[0] if self.corpora else ""))]
+        return self.weighted(found[(found["by"] == by) & found["corpus"].isin(list(self.weights))])
+
+    def weighted(self, pieces: pd.DataFrame) -> pd.DataFrame:
+        """Pieces with tokens and nats scaled so that each corpus has its share of them, whatever was tested."""
+        tokens = self.of("corpora").groupby("corpus")["tokens"].max().reindex(list(self.weights)).astype(float)
+        factors = pd.Series(self.weights, dtype=float) / (tokens / tokens.sum())
+        factor = pieces["corpus"].map(factors).to_numpy(float)
+        return pieces.assign(tokens=pieces["tokens"].to_numpy(float) * factor, nats=pieces["nats"] * factor)
 
     def difference(self, row: str, other: str, pieces: pd.DataFrame | None = None) -> Difference:
         """The paired difference over seeds and pieces of text; nan where the two have no seed in common.
 
         Runs with the same seed read the same text in the same order, and both are tested on the same pieces, so each
-        pair of (seed, piece) gives one difference. By default pieces are those of the training corpus.
+        pair of (seed, piece) gives one difference. By default pieces are those of the training text.
         """
-        pieces = self.of("pieces") if pieces is None else pieces
+        pieces = self.weighted(self.of("pieces")) if pieces is None else pieces
         ours, theirs = (
-            pieces[pieces["row"] == name].pivot(index="seed", columns="at", values=["nats", "tokens"])
+            pieces[pieces["row"] == name].pivot(index="seed", columns=["corpus", "at"], values=["nats", "tokens"])
             for name in (row, other)
         )
         seeds = ours.index.intersection(theirs.index)
@@ -152,70 +145,3 @@ def kept_results(study: Study) -> Results:
     table = table.reindex(columns=list(COLUMNS)).astype(COLUMNS)  # those written long ago lack some
     same = table["row"].map({row: study.digest(row) for row in study.rows}) == table["digest"]
     return Results(study, table.loc[same & (table["seed"].isin(study.seeds) | table["seed"].isna())], {})
-
-
-def read(run: Run, digest: str) -> pd.DataFrame:
-    """The numbers of a finished run, from the tables that `test` wrote and the losses that training logged."""
-    found = {}
-    for kind, columns in TABLES.items():
-        path = run.folder / "test" / f"{kind}.csv"
-        if path.is_file():  # runs tested long ago lack some
-            found[kind] = pd.read_csv(path, usecols=list(columns)).rename(columns=columns)
-    if "pieces" in found:
-        found["pieces"] = found["pieces"][found["pieces"]["corpus"] == found["corpora"]["corpus"].iloc[0]]
-    found["steps"] = _curve(run)
-    table = pd.concat([numbers.assign(kind=kind) for kind, numbers in found.items() if len(numbers)])
-    return table.assign(row=run.row, seed=run.seed, digest=digest).reindex(columns=list(COLUMNS)).astype(COLUMNS)
-
-
-def _curve(run: Run) -> pd.DataFrame:
-    """Training loss by optimizer step, each the mean of the last logged ones; of a short run perhaps none."""
-    logged = _logged(run.folder)
-    if run.trunk:
-        before = _logged(run.trunk.folder)
-        logged = pd.concat([before[before.index <= run.trunk.options["trainer"]["max_steps"]], logged])
-    smooth = logged.rolling(max(1, min(SMOOTHED, len(logged)))).mean().dropna()
-    return pd.DataFrame({"at": smooth.index, "loss": smooth.to_numpy()})
-
-
-def _logged(folder: Path) -> pd.Series:
-    """The losses that a training logged, by step."""
-    logs = EventAccumulator(str(folder), {"scalars": 0}).Reload()  # 0: without leaving any out
-    events = logs.Scalars("train/loss") if "train/loss" in logs.Tags()["scalars"] else []
-    return pd.Series({event.step: event.value for event in events}, dtype=float).sort_index()
-
-
-def two_way(nats: np.ndarray, tokens: np.ndarray) -> Difference:
-    """The interval of a mean difference over seeds and pieces of text, both drawn at random (Howe's approximation).
-
-    The variance of the mean is that between pieces and, beside it, that between seeds; each counts with its own
-    Student's t, so that few seeds widen the interval as they should. With one seed only the pieces vary, and the
-    interval says nothing of other seeds.
-
-    Args:
-        nats: Summed differences, (seeds, pieces).
-        tokens: In each piece, (pieces,).
-    """
-    seeds, pieces = nats.shape
-    mean = float(nats.sum() / seeds / tokens.sum())
-    if pieces == 1:
-        return Difference(mean, math.nan, math.nan)
-    apart = (nats - mean * tokens) / tokens.mean()
-    of_seeds, of_pieces = apart.mean(1, keepdims=True), apart.mean(0, keepdims=True)
-    square = student_t(pieces - 1) ** 2 * seeds * np.sum(of_pieces**2) / (pieces - 1)
-    if seeds > 1:
-        rest = np.sum((apart - of_seeds - of_pieces) ** 2) / (seeds - 1) / (pieces - 1)
-        between = pieces * np.sum(of_seeds**2) / (seeds - 1) - rest
-        square += student_t(seeds - 1) ** 2 * max(between, 0.0)
-    half = math.sqrt(square / seeds / pieces)
-    return Difference(mean, mean - half, mean + half)
-
-
-@cache
-def student_t(degrees: int) -> float:
-    """How many standard errors to each side cover 95 % with so many degrees of freedom."""
-    # With x = sqrt(n) tan u the density is cos(u)^(n-1), up to a factor, over a bounded range.
-    edges = np.linspace(0, math.pi / 2, STEPS + 1)
-    density = np.cos((edges[:-1] + edges[1:]) / 2) ** (degrees - 1)
-    covered = np.concatenate([[0.0], np.cumsum(density) / np.sum(density)])
-    return math.sqrt(degrees) * math.tan(float(np.interp(COVERED, covered, edges)))

@@ -23,7 +23,6 @@ KIB, MIB, MILLISECOND = 2**10, 2**20, 1e-3
 def quality(results: Results) -> Table:
     """Loss on the test text of the training corpus, and how sure the differences are."""
     study, rows = results.study, results.rows
-    own = results.corpora[0] if results.corpora else ""
     counts = Counter(row for row, _ in results.failed)
     failed = [f", {counts[row]} failed" if counts[row] else "" for row in rows.index]
     deviation = rows["loss_deviation"]
@@ -32,13 +31,14 @@ def quality(results: Results) -> Table:
         "difference": filled("{:+.4f}", rows["difference"]),
         "95 % interval": filled("{:+.4f} to {:+.4f}", rows["low"], rows["high"]),
         "perplexity ↓": filled("{:.2f}", np.exp(rows["loss"])),
-        "bits per byte ↓": filled("{:.4f}", results.on(own, "bits_per_byte").mean(axis=1)),
+        "bits per byte ↓": filled("{:.4f}", results.on_training_text("bits_per_byte").mean(axis=1)),
         "runs": [f"{runs} of {len(study.seeds)}{said}" for runs, said in zip(rows["runs"], failed, strict=True)],
     }
+    split, tokens = study.test.get("split", "test"), _tokens(results, *results.weights)
     return Table(
         title="Quality",
-        note=f"Loss in nats per token over {_tokens(results, own)} tokens of the {study.test.get('split', 'test')} "
-        "split, which is no part of the training text; mean ± standard deviation over seeds. Lower (↓) is better, and "
+        note=f"Loss in nats per token over {tokens} tokens of the {split} split, which is no part of "
+        "the training text; mean ± standard deviation over seeds. Lower (↓) is better, and "
         f"a negative difference means better than {study.first}. Intervals cover 95 % over seeds and pieces of text, "
         "by Student's t: where one holds zero, this study does not tell the two apart.",
         data=pd.DataFrame(columns, index=rows.index),
@@ -57,7 +57,7 @@ def failures(results: Results) -> Table:
 
 def other_corpora(results: Results) -> Table:
     """Perplexity on the other corpora."""
-    cells, first, others = {}, results.study.first, results.corpora[1:]
+    cells, first, others = {}, results.study.first, results.others
     for corpus in others:
         losses = results.on(corpus)
         apart = (losses - losses.loc[first]).mean(axis=1).where(losses.index != first)
@@ -155,8 +155,8 @@ def filled(template: str, *columns: Iterable[object]) -> list[str]:
     return [template.format(*values) if all(map(pd.notna, values)) else MISSING for values in lines]
 
 
-def _tokens(results: Results, corpus: str) -> str:
-    return f"{np.nan_to_num(results.on(corpus, 'tokens').max().max()):,.0f}"
+def _tokens(results: Results, *corpora: str) -> str:
+    return f"{sum(np.nan_to_num(results.on(corpus, 'tokens').max().max()) for corpus in corpora):,.0f}"
 
 
 def _ratio(spread: Spread | None) -> str:
