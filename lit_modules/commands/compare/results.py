@@ -20,8 +20,8 @@ KEPT = "results.parquet"
 SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
 
 # The columns of each table of `test`, as those of all results: `at` is the place that `kind` says, losses are nats per
-# token. A piece is a stretch of a test text, by class of that of every corpus, else of that of the training corpus; a step
-# is one of training.
+# token. A piece is a stretch of the training corpus's test text, and by class of that of every corpus; a step is one of
+# training.
 TABLES = {
     "corpora": {"corpus": "corpus", "tokens": "tokens", "loss": "loss", "bits_per_byte": "bits_per_byte"},
     "pieces": {"corpus": "corpus", "piece": "at", "tokens": "tokens", "nats": "nats"},
