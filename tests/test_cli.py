@@ -9,6 +9,7 @@ from small_runs import says, write_text
 
 from lit_modules.main import main
 from lit_modules.training import cli
+from lit_modules.training.mixer_config import complete
 from mixers import Attention, Mixer, Retention, available
 
 PROJECT = Path(cli.__file__).parents[2]
@@ -221,3 +222,12 @@ def test_an_error_while_training_keeps_its_traceback(words: list[str], monkeypat
     monkeypatch.syspath_prepend(Path.cwd())
     with pytest.raises(ValueError, match="a bug"):
         main([*words, "--trainer.callbacks=bug.Bug"])
+
+
+@pytest.mark.parametrize("name", available())
+def test_a_mixer_that_is_named_has_its_own_defaults(name: str, capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["fit", "--model.mixer.chunk_size=7", f"--model.mixer={name}", "--print_config"])
+    found = yaml.safe_load(capsys.readouterr().out)["model"]["mixer"]
+    asked = {"chunk_size": 7} if name == "retention" else {}  # which is the mixer that the option was said of
+    assert complete(found["class_path"]).options | asked == found.get("init_args", {})

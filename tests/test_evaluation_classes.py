@@ -1,5 +1,6 @@
 """The losses by class of a test: every number computed again by loops."""
 
+import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -157,6 +158,17 @@ def test_without_training_text_tokens_are_new_or_repeated(tmp_path: Path) -> Non
         ("recall", "new", 0, 4, 0.0 + 1 + 2 + 5),
         ("recall", "repeated", 0, 2, 3.0 + 4),
     ]
+
+
+def test_of_a_streamed_text_there_are_no_frequencies(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"row {index} of the text\n" * 3}) for index in range(200)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    options: dict[str, Any] = {"tokenizer": "bytes", "block_size": 32, "cache_dir": str(tmp_path)}
+    data = Text(str(tmp_path / "rows.jsonl"), streaming=True, val_tokens=320, **options)
+    folder, _ = folder_of(tmp_path, data)
+    rows = read(folder, "classes")
+    assert {row["class"] for row in rows if row["kind"] == "recall"} == {"new", "repeated"}
+    assert {row["kind"] for row in rows} == {"position", "recall"}
 
 
 @pytest.mark.parametrize(

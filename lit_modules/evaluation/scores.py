@@ -96,11 +96,11 @@ class Evaluation(pl.LightningDataModule):
         return self.loaders
 
     def training_files(self) -> list[TokenFile] | None:
-        """The training text of the run; None if it has none, or reads it as a stream."""
-        mixture = self.text.mixture
-        if mixture.streaming or not all("train" in corpus.splits for corpus in mixture.corpora.values()):
+        """The training text of the run's corpus; None if that has none, or is streamed."""
+        try:
+            return list(self.text.token_files("train").values())
+        except UsageError:
             return None
-        return list(self.text.token_files("train").values())
 
     def scored_bytes(self, corpus: str) -> int:
         """The UTF-8 bytes of the text of the tokens that are scored."""

@@ -23,6 +23,7 @@ from lit_modules.training.errors import Parser, explain
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.given import given, options_of
 from lit_modules.training.language_model import LitLanguageModel
+from lit_modules.training.own_defaults import keep_own_defaults
 from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
 from mixers import available
@@ -54,6 +55,7 @@ class CLI(CLIWithoutCheckpoints):
 
     def __init__(self, argv: Sequence[str]):
         restrict_imports()
+        keep_own_defaults()
         self.argv = argv = with_data_name(argv)
         check_configs(options_of(argv, "--config")["--config"])
         asked = given(argv[1:], "data.name", "ckpt_path", "init_from", "trainer.default_root_dir")
