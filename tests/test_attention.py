@@ -11,6 +11,7 @@ from mixers import Attention
 from mixers.checks import UsageError
 from mixers.ops.rotary import rotary_frequencies
 from mixers.ops.softmax_attention import reference, softmax_attention
+from mixers.ops.window_attention import window_attention
 
 DIM, HEADS, WIDTH, LENGTH = 32, 4, 8, 23
 
@@ -83,6 +84,24 @@ def test_attention_over_what_a_mask_shows_is_the_reference_with_gradients(kv_hea
     sinks, visible = 3 * torch.randn(4, dtype=torch.float64), torch.rand(2, 5, keys) < 0.7
     inputs = [x.requires_grad_() for x in (q, k, v, sinks)]
     outputs = [f(q, k, v, visible, sinks) for f in (softmax_attention, reference)]  # some see the sinks only
+    direction = torch.randn_like(q)
+    gradients = [torch.autograd.grad(output, inputs, direction) for output in outputs]
+    assert_close(*outputs, rtol=1e-9, atol=1e-12)
+    assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [1, 5, 64, 100])
+@pytest.mark.parametrize("length", [1, 2, 64, 65, 150])
+def test_attention_by_blocks_is_the_reference_with_a_mask_with_gradients(window: int, length: int) -> None:
+    torch.manual_seed(length)
+    keys = window - 1 + length
+    q, k, v = (torch.randn(2, *shape, 4, dtype=torch.float64) for shape in ((length, 4), (keys, 2), (keys, 2)))
+    sinks, position = torch.randn(4, dtype=torch.float64), torch.tensor([3, 120])
+    distance = torch.arange(length)[:, None] + window - 1 - torch.arange(keys)
+    exists = position[:, None] - (window - 1) + torch.arange(keys) >= 0
+    visible = ((distance >= 0) & (distance < window)) & exists[:, None]
+    inputs = [x.requires_grad_() for x in (q, k, v, sinks)]
+    outputs = [window_attention(q, k, v, position, window, sinks), reference(q, k, v, visible, sinks)]
     direction = torch.randn_like(q)
     gradients = [torch.autograd.grad(output, inputs, direction) for output in outputs]
     assert_close(*outputs, rtol=1e-9, atol=1e-12)
