@@ -12,18 +12,17 @@ FURTHEST = 4  # times the most tokens that were read: nothing is said of more th
 SEED = 0
 
 
-class Curve(NamedTuple):
-    """Δ(D) = a + b·D^-c, with D in units of the fewest tokens."""
+class Curves(NamedTuple):
+    """Δ(D) = a + b·D^-c, with D in units of the fewest tokens; each an array over what was fitted."""
 
-    a: float
-    b: float
-    c: float
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
 
-    def zero(self) -> float:
-        """Where it is zero, in the same units; nan if nowhere."""
-        if self.b == 0 or -self.a / self.b <= 0:
-            return math.nan
-        return float((-self.a / self.b) ** (-1 / self.c))
+    def zeros(self) -> np.ndarray:
+        """Where they are zero, in the same units; nan if nowhere."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (-self.a / self.b) ** (-1 / self.c)
 
 
 class Trend(NamedTuple):
@@ -36,15 +35,18 @@ class Trend(NamedTuple):
     furthest: float  # tokens
 
 
-def fit(tokens: np.ndarray, differences: np.ndarray) -> Curve:
-    """The least squares over a and b for each c, and the best c."""
-    scaled, best = tokens / tokens.min(), (math.inf, Curve(math.nan, math.nan, math.nan))
+def fit(tokens: np.ndarray, differences: np.ndarray) -> Curves:
+    """The least squares over a and b for each c, and the best c, of differences (curves, tokens)."""
+    scaled, curves = tokens / tokens.min(), len(differences)
+    best, least = Curves(*np.full((3, curves), math.nan)), np.full(curves, math.inf)
     for c in POWERS:
         design = np.stack([np.ones_like(scaled), scaled**-c], 1)
-        (a, b), *_ = np.linalg.lstsq(design, differences, rcond=None)
-        error = float(np.sum((design @ (a, b) - differences) ** 2))
-        best = min(best, (error, Curve(float(a), float(b), float(c))))
-    return best[1]
+        solution, *_ = np.linalg.lstsq(design, differences.T, rcond=None)
+        errors = np.sum((design @ solution - differences.T) ** 2, 0)
+        found, better = Curves(*solution, np.full(curves, c)), errors < least
+        best = Curves(*(np.where(better, new, old) for new, old in zip(found, best, strict=True)))
+        least = np.minimum(errors, least)
+    return best
 
 
 def trend(tokens: Sequence[float], differences: Sequence[np.ndarray]) -> Trend | None:
@@ -54,12 +56,12 @@ def trend(tokens: Sequence[float], differences: Sequence[np.ndarray]) -> Trend |
     at, generator = np.asarray(tokens, float), np.random.default_rng(SEED)
     furthest = FURTHEST * at.max()
 
-    def crossing(means: np.ndarray) -> float:
-        zero = fit(at, means).zero() * at.min()
-        return zero if at.min() <= zero <= furthest else math.nan
+    def crossings(means: np.ndarray) -> np.ndarray:
+        zeros = fit(at, means).zeros() * at.min()
+        return np.where((zeros >= at.min()) & (zeros <= furthest), zeros, math.nan)
 
     resampled = np.stack([generator.choice(each, (RESAMPLES, len(each))).mean(1) for each in differences], 1)
-    zeros = np.array([crossing(means) for means in resampled])
-    low, high = np.quantile(np.nan_to_num(zeros, nan=math.inf), [0.025, 0.975], method="nearest")
-    means = np.array([each.mean() for each in differences])
-    return Trend(crossing(means), float(low), float(high), float(np.isfinite(zeros).mean()), furthest)
+    found = crossings(resampled)
+    low, high = np.quantile(np.nan_to_num(found, nan=math.inf), [0.025, 0.975], method="nearest")
+    [of_means] = crossings(np.array([[each.mean() for each in differences]]))
+    return Trend(float(of_means), float(low), float(high), float(np.isfinite(found).mean()), furthest)
