@@ -38,12 +38,13 @@ class Trend(NamedTuple):
 def fit(tokens: np.ndarray, differences: np.ndarray) -> Curves:
     """The least squares over a and b for each c, and the best c, of differences (curves, tokens)."""
     scaled, curves = tokens / tokens.min(), len(differences)
-    best, least = Curves(*np.full((3, curves), math.nan)), np.full(curves, math.inf)
+    unknown = np.full(curves, math.nan)
+    best, least = Curves(unknown, unknown, unknown), np.full(curves, math.inf)
     for c in POWERS:
         design = np.stack([np.ones_like(scaled), scaled**-c], 1)
         solution, *_ = np.linalg.lstsq(design, differences.T, rcond=None)
         errors = np.sum((design @ solution - differences.T) ** 2, 0)
-        found, better = Curves(*solution, np.full(curves, c)), errors < least
+        found, better = Curves(solution[0], solution[1], np.full(curves, c)), errors < least
         best = Curves(*(np.where(better, new, old) for new, old in zip(found, best, strict=True)))
         least = np.minimum(errors, least)
     return best
