@@ -140,6 +140,12 @@ FIT = [
     ("--ckpt_path=no_optimizer.ckpt", "ckpt_path='no_optimizer.ckpt' no optimizer"),
     ("--ckpt_path=no_step.ckpt", "ckpt_path='no_step.ckpt' no checkpoint"),
     (f"--ckpt_path={CHECKPOINT} --trainer.max_steps=1", "step 4 max_steps=1"),
+    ("--ckpt_path=less_weights.ckpt --trainer.max_steps=9", "ckpt_path='less_weights.ckpt' lacks model.embed.weight"),
+    ("--ckpt_path=other_shapes.ckpt --trainer.max_steps=9", "other_shapes.ckpt model.embed.weight (3x32, not 257x32)"),
+    ("--ckpt_path=other_moments.ckpt --trainer.max_steps=9", "ckpt_path optimizer other weights shapes"),
+    ("--init_from=less_weights.ckpt", "init_from='less_weights.ckpt' lacks embed.weight"),
+    ("--init_from=other_shapes.ckpt", "init_from='other_shapes.ckpt' embed.weight (3x32, not 257x32)"),
+    ("--init_from=more_weights.ckpt", "init_from='more_weights.ckpt' also has embed.bias"),
     ("--modle.lr=1", "no option --modle.lr did you mean --model.lr"),
     ("word", "unrecognized word"),
 ]
@@ -239,6 +245,11 @@ def prepare() -> None:
         content = torch.load(CHECKPOINT, weights_only=True)
         del content[without]
         torch.save(content, f"{name}.ckpt")
-    content = torch.load(CHECKPOINT, weights_only=True)
-    del content["state_dict"]["model.embed.weight"]
-    torch.save(content, "less_weights.ckpt")
+    name, content = "model.embed.weight", torch.load(CHECKPOINT, weights_only=True)
+    weights, moments = content["state_dict"], content["optimizer_states"][0]["state"]
+    less = {other: weight for other, weight in weights.items() if other != name}
+    torch.save({**content, "state_dict": less}, "less_weights.ckpt")
+    torch.save({**content, "state_dict": {**less, name: torch.zeros(3, 32)}}, "other_shapes.ckpt")
+    torch.save({**content, "state_dict": {**weights, "model.embed.bias": torch.zeros(3)}}, "more_weights.ckpt")
+    moments[0]["exp_avg"] = torch.zeros(3)
+    torch.save(content, "other_moments.ckpt")

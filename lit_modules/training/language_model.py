@@ -24,7 +24,7 @@ from lit_modules.lightning_internals import batch_index, step_is_logged, strateg
 from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
-from lit_modules.training.optimizer import Schedule, check_options, lr_factor, parameter_groups, regroup
+from lit_modules.training.optimizer import Schedule, check_moments, check_options, lr_factor, parameter_groups, regroup
 from lit_modules.training.pretrained import load_weights
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from mixers import LanguageModel
@@ -213,6 +213,8 @@ class LitLanguageModel(pl.LightningModule):
         options, states = checkpoint["hyper_parameters"], checkpoint.get("optimizer_states", [])
         saved_with = {name: options[name] for name in ("lr", "weight_decay")}
         states[:] = [regroup(state, self.model, **saved_with) for state in states]
+        for state in states:
+            check_moments(state, self.model)
 
     def on_train_start(self) -> None:
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.

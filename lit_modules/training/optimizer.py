@@ -9,6 +9,7 @@ from torch import nn
 from mixers.checks import UsageError, above, at_least, between
 
 Schedule = Literal["cosine", "linear", "constant"]
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -85,6 +86,22 @@ def regroup(saved: dict[str, Any], model: nn.Module, *, lr: float, weight_decay:
         "state": {number: states[parameter] for parameter, number in new.items() if states[parameter] is not None},
         "param_groups": [{**shared, "params": [new[p] for p in group["params"]]} for group in groups],
     }
+
+
+def check_moments(saved: dict[str, Any], model: nn.Module) -> None:
+    """Raises UsageError unless the moments in an optimizer's state, in the groups of `parameter_groups`, fit the model.
+
+    AdamW would not look, and write to memory that is not its own.
+    """
+    parameters = [p for group in parameter_groups(model, lr=0.0, weight_decay=0.0) for p in group["params"]]
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    shapes = {number: parameter.shape for number, parameter in zip(numbers, parameters, strict=False)}
+    for number, state in saved["state"].items():
+        if any(getattr(state.get(name), "shape", None) != shapes.get(number, ()) for name in MOMENTS):
+            raise UsageError(
+                "ckpt_path holds the state of an optimizer of other weights, by their shapes: write another, or start "
+                "a new run with --init_from."
+            )
 
 
 def lr_factor(
