@@ -59,9 +59,7 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_while_it_trains_keeps_its_folder(tmp_path: Path) -> None:
     class Fails(Callback):
-        def on_train_batch_start(
-            self, trainer: Trainer, module: LightningModule, batch: Tensor, batch_idx: int
-        ) -> None:
+        def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
             if batch_idx == 1:
                 raise RuntimeError("enough")
 
