@@ -1,6 +1,6 @@
 """Mistakes of whoever called, for modules that each process of a pool imports.
 
-Importing `mixers.checks` brings torch, some 200 MB in each process; so it is imported when something is wrong.
+Importing `mixers.checks` brings torch, some 150 MB in each process; so it is imported when something is wrong.
 """
 
 from typing import TYPE_CHECKING
