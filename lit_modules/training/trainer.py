@@ -148,8 +148,7 @@ class Trainer(pl.Trainer):
         if init_from and path:
             pretrained.refuse_both(ckpt_path, init_from)
         if init_from and isinstance(model, LitLanguageModel):
-            model.initial_weights = pretrained.read(init_from, self.default_root_dir).weights
-            check_weights(model.model, model.initial_weights, f"init_from={str(init_from)!r}")
+            model.start_from(pretrained.read(init_from, self.default_root_dir))
         if path and isinstance(model, LitLanguageModel):
             check_weights(model, checkpoint.read_file(path)["state_dict"], f"ckpt_path={str(path)!r}")
         if path:  # a resumed run saves where it saved before
