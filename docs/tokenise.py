@@ -69,9 +69,10 @@ def tokenise(folder: Path, cache: Path) -> dict[str, TokenFile]:
 class Run:
     """A process that tokenises, and what it and its own processes use."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, *, cores: int = 0) -> None:
         self.start = time.monotonic()
-        self.process = subprocess.Popen([sys.executable, __file__, "--run", str(folder), str(cache)])
+        command = [sys.executable, __file__, "--run", str(folder), str(cache), str(cores or loky.cpu_count())]
+        self.process = subprocess.Popen(command)
 
     def memory(self) -> float:
         """MB of the process and those below it; what processes share counts once."""
@@ -142,9 +143,8 @@ def report(folder: Path, megabytes: int) -> None:
     row("documents compared with the library: the same ids", f"{checked} of {checked}")
 
     first, second = Run(corpus, cache), Run(corpus, cache)
-    (seconds, memory), (seconds_second, memory_second) = in_threads(first, second)
+    (seconds, _), (seconds_second, _) = in_threads(first, second)
     row("two runs at once on an empty cache: seconds", f"{seconds:.0f} and {seconds_second:.0f}")
-    row("their largest memory, with all their processes", f"{memory:.0f} MB and {memory_second:.0f} MB")
     files = tokenise(corpus, cache)
     row("tokens", f"{sum(file.tokens for file in files.values()):,}")
 
@@ -155,16 +155,25 @@ def report(folder: Path, megabytes: int) -> None:
     killed.process.send_signal(signal.SIGKILL)
     killed.process.wait()
     row("a run killed half way: seconds until then", f"{time.monotonic() - killed.start:.0f}")
-    seconds, memory = Run(corpus, folder / "killed").wait()
+    seconds, _ = Run(corpus, folder / "killed").wait()
     again = tokenise(corpus, folder / "killed")
     assert {split: file.content for split, file in again.items()} == {s: file.content for s, file in files.items()}
     row("seconds of the run that goes on, to the same ids", f"{seconds:.0f}")
-    row("its largest memory, with all its processes", f"{memory:.0f} MB")
+
+    report_memory(corpus, folder / "memory")
 
     start = time.monotonic()
     [file.open() for file in tokenise(corpus, cache).values()]
     row("to find and open the files of a prepared corpus", f"{time.monotonic() - start:.2f} s")
     row("to find and open 2 GB of tokens", f"{open_large(folder):.2f} s")
+
+
+def report_memory(corpus: Path, cache: Path) -> None:
+    """Measures the memory of a run by its number of processes."""
+    for cores in (2, 4):
+        shutil.rmtree(cache, ignore_errors=True)
+        _, memory = Run(corpus, cache, cores=cores).wait()
+        row(f"largest memory of a run and its {cores} processes together", f"{memory:.0f} MB")
 
 
 def in_threads(*runs: Run) -> list[tuple[float, float]]:
@@ -188,6 +197,7 @@ def open_large(folder: Path) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--run":
+        loky.cpu_count = lambda: int(sys.argv[4])
         tokenise(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         report(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1000)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from small_runs import SMALL_WORDS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PROJECT = Path(__file__).parents[1]
 PROGRAM = """
@@ -66,3 +67,9 @@ def saved(root: Path, mixer: str = "retention", name: str = "last") -> dict:
 def checkpoints(root: Path, mixer: str = "retention") -> Path:
     """The folder of a run's checkpoints."""
     return root / mixer / "version_0" / "checkpoints"
+
+
+def curve(root: Path, mixer: str, tag: str) -> list[float]:
+    """The values that the only run of a mixer logged."""
+    (run,) = (root / mixer).iterdir()
+    return [event.value for event in EventAccumulator(str(run)).Reload().Scalars(tag)]

@@ -2,8 +2,9 @@
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def deadly() -> Part:
     return Part("deadly", 1, _read_and_die)
 
 
+def without_torch(part: Part) -> Part:
+    """A part that fails in a process that has imported torch by the time it is read."""
+    return Part(part.name, part.size, partial(_read_without_torch, part.read))
+
+
 def read_numbers(start: int, stop: int) -> Documents:
     """The documents of `numbers`, from one to another."""
     return ((NAMES[number % 3], f"document {number} é\n" * 3) for number in range(start, stop))
@@ -47,6 +53,12 @@ def _read_slowly(number: int, folder: Path) -> Documents:
     if number >= 2:
         time.sleep(60)
     yield from read_numbers(number * 5, number * 5 + 5)
+
+
+def _read_without_torch(read: Callable[[], Documents]) -> Documents:
+    yield from read()
+    if "torch" in sys.modules:
+        raise AssertionError("this process has imported torch")
 
 
 def _read_and_die() -> Documents:

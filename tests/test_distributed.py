@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_distributed import PROGRAM, STOPPED_PROGRAM, checkpoints, fit, on, saved, start
+from small_distributed import PROGRAM, STOPPED_PROGRAM, checkpoints, curve, fit, on, saved, start
 from small_runs import says, write_text
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributed as dist
 
 from lit_modules import load
@@ -56,11 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, words in VARIANTS.items():
             main(fit(f"one_{name}", *HYBRID, *(word for word in words if "sharded" not in word)))
     return folder
-
-
-def curve(root: Path, mixer: str, tag: str) -> list[float]:
-    (run,) = (root / mixer).iterdir()
-    return [event.value for event in EventAccumulator(str(run)).Reload().Scalars(tag)]
 
 
 def assert_same(found: dict, expected: dict, *, atol: float = 1e-5) -> None:

@@ -86,6 +86,19 @@ def test_a_run_starts_from_a_folder_to_share_as_from_its_checkpoint(folder: Path
     )
 
 
+def test_a_sharded_checkpoint_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    main(["convert", BASE, "parts", "--to=sharded"])
+    reads, read = [], checkpoint.read_shards
+    monkeypatch.setattr(checkpoint, "read_shards", lambda path: reads.append(path) or read(path))
+    main([*TUNE, "--init_from=parts", "--trainer.default_root_dir=others"])
+    assert reads == [Path("parts")]
+    config = yaml.safe_load((folder / "others/retention/version_0/config.yaml").read_text())
+    assert config["init_from"] == "parts"
+    weights = checkpoint.read_file(folder / "others/retention/version_0/checkpoints/last.ckpt")["state_dict"]
+    tuned = checkpoint.read_file(Path(BASE.replace("version_0", "version_1")))["state_dict"]
+    assert all(torch.equal(weight, tuned[name]) for name, weight in weights.items())
+
+
 def test_a_resumed_run_knows_where_it_began(folder: Path):
     path = BASE.replace("version_0", "version_1")
     main(["fit", f"--ckpt_path={path}", "--trainer.max_steps=6"])

@@ -14,7 +14,7 @@ from torch import nn
 from lit_modules.evaluation.scores import bits_per_byte
 from lit_modules.training.language_model import LitLanguageModel, mean_loss
 from lit_modules.training.mixer_config import as_config, complete
-from lit_modules.training.optimizer import Rates, parameter_groups, regroup
+from lit_modules.training.optimizer import Rates, check_moments, parameter_groups, regroup
 from lit_modules.training.results import learning_rates
 from lit_modules.training.schedule import lr_factor
 from mixers import S4D, Attention, LanguageModel, Retention
@@ -273,3 +273,24 @@ def test_dropout_depends_on_the_batch_and_the_seed_alone(tmp_path: Path) -> None
     first, second, other = draws(0), draws(0), draws(1)
     assert first == second
     assert len({*first, *other}) == 6
+
+
+def test_moments_of_other_shapes_are_refused_before_the_optimizer_writes_past_them() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
+    optimizer = torch.optim.AdamW(parameter_groups(model, lr=1e-3, weight_decay=0.1))
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    check_moments(optimizer.state_dict(), model)
+    for change in ("shape", "missing", "order", "number"):
+        state = optimizer.state_dict()
+        moments = state["state"] = {number: dict(values) for number, values in state["state"].items()}
+        if change == "shape":
+            moments[0]["exp_avg_sq"] = torch.zeros(2)
+        elif change == "missing":
+            del moments[1]["exp_avg"]
+        elif change == "order":
+            state["param_groups"][0]["params"].reverse()
+        else:
+            moments[9] = moments[0]
+        with pytest.raises(UsageError, match="the state of an optimizer of other weights"):
+            check_moments(state, model)

@@ -1,6 +1,8 @@
 """Models as folders: saved, loaded, uploaded, and converted from checkpoints."""
 
+import hashlib
 import json
+import re
 import warnings
 from functools import partial
 from pathlib import Path
@@ -10,10 +12,12 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
+from small_runs import says
 
 import lit_modules
 from lit_modules import PretrainedLanguageModel
 from lit_modules.data.tokenizer import bytes_tokenizer
+from lit_modules.training import pretrained
 from mixers import Attention, LanguageModel, Retention, available
 from mixers.checks import MissingFileError, UsageError
 
@@ -57,7 +61,8 @@ def test_so_do_its_options(options: dict[str, Any], tmp_path: Path) -> None:
     assert torch.equal(loaded(IDS), model(IDS))
     assert str(loaded) == str(model)
     assert loaded.start_token == model.start_token
-    assert loaded.config() == model.config() == json.loads((tmp_path / "config.json").read_text())
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert loaded.config() == model.config() == {name: saved[name] for name in saved if name != "weights_sha256"}
     loaded.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "config.json").read_text() == (tmp_path / "config.json").read_text()
 
@@ -141,6 +146,42 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         again(tmp_path)
 
 
+@pytest.mark.parametrize("where", ["from_pretrained", "load", "init_from", "generate"])
+def test_weights_with_one_flipped_bit_are_refused_by_name(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small().save_pretrained("folder")
+    _flip_a_bit(Path("folder"))
+    match = r"'folder/model\.safetensors' is damaged or was changed.*delete weights_sha256 from config\.json"
+    if where == "generate":
+        assert re.search(match, says(["generate", "--ckpt_path=folder"], capsys))
+        return
+    with pytest.raises(UsageError, match=match):
+        {"from_pretrained": again, "load": lit_modules.load, "init_from": partial(pretrained.read, root="runs")}[where](
+            Path("folder")
+        )
+
+
+def test_folders_without_a_checksum_are_loaded(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    _flip_a_bit(tmp_path)
+    config = tmp_path / "config.json"
+    content = json.loads(config.read_text())
+    assert content.pop("weights_sha256") != hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    config.write_text(json.dumps(content))
+    again(tmp_path)
+
+
+def test_a_changed_model_is_saved_with_its_own_checksum(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    model = again(tmp_path)
+    with torch.no_grad():
+        model.embed.weight.mul_(2)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(again(tmp_path)(IDS), model(IDS))
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "", "\xff"])
 def test_so_is_a_damaged_config(text: str, tmp_path: Path) -> None:
     small().save_pretrained(tmp_path)
@@ -165,6 +206,13 @@ def test_load_takes_a_folder_as_it_takes_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(MissingFileError, match=r"tokenizer\.json"):
         lit_modules.load(tmp_path)
+
+
+def _flip_a_bit(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
 
 
 def _change(folder: str, **options: Any) -> None:

@@ -13,15 +13,16 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from small_parts import NAMES, deadly, numbers, part, read_numbers
+from small_parts import NAMES, deadly, numbers, part, read_numbers, without_torch
 
 from lit_modules.data import encode, tokenise, tokenizer
-from lit_modules.data.corpora import Part
+from lit_modules.data.corpora import Part, load_corpus
 from lit_modules.data.datamodule import Text
 from lit_modules.data.encode import Writer
 from lit_modules.data.tokenise import token_files
-from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer
+from lit_modules.data.tokenizer import Tokenizer, bytes_tokenizer, train_bpe
 from mixers.checks import UsageError
 
 
@@ -60,6 +61,20 @@ def test_a_pool_writes_what_one_process_writes(tmp_path: Path, monkeypatch: pyte
     assert {split: file.content for split, file in together.items()} == {
         split: file.content for split, file in alone.items()
     }
+
+
+def test_processes_of_a_pool_do_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [{"text": f"document {number}"} for number in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, documents)), encoding="utf-8")
+    pd.DataFrame(documents).to_parquet(tmp_path / "b.parquet")
+    (tmp_path / "c.txt").write_text("\n<|endoftext|>\n".join(row["text"] for row in documents), encoding="utf-8")
+    corpora = [load_corpus(name, cache_dir=tmp_path) for name in (str(tmp_path), "sotu")]
+    parts = [without_torch(part) for corpus in corpora for part in corpus.parts[:3]]
+    assert len(parts) == 4
+    monkeypatch.setattr(tokenise, "GROUP", 1)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    files = token_files(tmp_path / "tokens.json", parts, train_bpe([row["text"] for row in documents], 270))
+    assert sum(file.documents for file in files.values()) > 120
 
 
 def test_every_document_is_read_once_for_all_splits(tmp_path: Path) -> None:

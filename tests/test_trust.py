@@ -3,6 +3,7 @@
 import shutil
 import sys
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 import torch
 from jsonargparse import ArgumentError
 from small_runs import says
+from small_study import STUDY, prepare
 
 import lit_modules
+from lit_modules.commands.compare.study import read_study
 from lit_modules.data.tokenizer import read_tokenizer
 from lit_modules.main import main
 from lit_modules.training.allowed_imports import allowed
@@ -83,6 +86,58 @@ def test_a_checkpoint_with_code_is_refused_and_the_code_does_not_run(
 def test_so_it_is_by_every_command(said: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint_with("evil.ckpt", more=Payload())
     assert "evil.ckpt" in says(said, capsys)
+    assert not Path("it_ran").exists()
+
+
+# What the command `evaluate` imports of the harness before it reads a checkpoint, where the harness is not installed.
+HARNESS = {
+    "__init__": "def simple_evaluate(*args, **options): raise AssertionError",
+    "tasks": "TaskManager = dict",
+    "utils": "make_table = get_rolling_token_windows = make_disjoint_window = None",
+    "api/model": "class TemplateLM: pass",
+    "models/utils": "Collator = None",
+}
+
+
+@pytest.fixture
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-evaluation-harness, or as much of it as is imported."""
+    if find_spec("lm_eval") is not None:
+        return
+    for name, content in HARNESS.items():
+        file = tmp_path / "harness" / "lm_eval" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    monkeypatch.syspath_prepend(tmp_path / "harness")
+
+
+@pytest.mark.usefixtures("harness")
+@pytest.mark.parametrize("where", ["evil.ckpt", "evil/checkpoint.ckpt", "runs/gru/version_0/checkpoints/last.ckpt"])
+def test_evaluate_refuses_it_too(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(where).parent.mkdir(parents=True, exist_ok=True)
+    checkpoint_with(where, more=Payload())
+    path = "last" if "runs" in where else where.split("/")[0]
+    assert "no checkpoint of lit-mixers" in says(["evaluate", "--tasks=[piqa]", f"--ckpt_path={path}"], capsys)
+    assert not Path("it_ran").exists()
+
+
+@pytest.mark.parametrize("step", ["begin", "go on"])
+def test_a_study_does_not_go_on_from_it(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = read_study(prepare(tmp_path))
+    if step == "begin":
+        checkpoint_with("evil.ckpt", more=Payload())
+        prepare(tmp_path, fit={**STUDY["fit"], "data": {**STUDY["fit"]["data"], "tokenizer": "evil.ckpt"}})
+    else:
+        for run in study.runs():
+            (run.folder / "checkpoints").mkdir(parents=True)
+            checkpoint_with(str(run.folder / "checkpoints" / "last.ckpt"), more=Payload())
+    assert ".ckpt" in says(["compare", "small.yaml"], capsys)
     assert not Path("it_ran").exists()
 
 

@@ -39,8 +39,9 @@ def inside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def files(folder: Path) -> dict[Path, int]:
-    """When each file was last written, but those of the cache."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if "cache" not in path.parts and path.is_file()}
+    """When each file was last written, but those of the cache; folders, also empty ones, are there too."""
+    found = (path for path in folder.rglob("*") if "cache" not in path.parts)
+    return {path: path.stat().st_mtime_ns if path.is_file() else 0 for path in found}
 
 
 def check(argv: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

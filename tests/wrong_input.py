@@ -59,7 +59,10 @@ FIT = [
     ("--model.mixer.decay=2", "decay=2"),
     ("--model.overrides.9=retention", "overrides block 9"),
     ("--model.overrides.-1=retention", "overrides block -1"),
-    ("--model.overrides=foo", "--model.overrides dict foo"),
+    ("--model.overrides=foo", "--model.overrides=foo is no mixer for each of some blocks. Write {3: attention}"),
+    ("--model.overrides=5", "--model.overrides=5 is no mixer for each of some blocks."),
+    ("--model.overrides.x=retention", "--model.overrides.x={x: ...} is no mixer for each of some blocks."),
+    ('--model.overrides={"1":5}', "--model.overrides= is no mixer for each of some blocks."),
     ("--seed_everything=-1", "seed_everything=-1 0 to 4294967295"),
     ("--seed_everything=4294967296", "seed_everything=4294967296 0 to 4294967295"),
     ("--trainer.max_steps=-2", "max_steps=-2 write -1 or more"),
@@ -91,9 +94,20 @@ FIT = [
     ("--trainer.accelerator=tpu", "torch_xla"),
     ("--trainer.accelerator=quantum", "quantum cpu"),
     ("--trainer.strategy=foo", "strategy foo"),
-    ("--trainer.logger=foo", "--trainer.logger foo"),
-    ("--trainer.callbacks=5", "--trainer.callbacks list 5"),
-    ("--trainer.callbacks=torch.nn.Linear", "--trainer.callbacks Callback"),
+    ("--trainer.logger=foo", "--trainer.logger=foo is no logger. Write true, CSVLogger"),
+    ("--trainer.logger=5", "--trainer.logger=5 is no logger. Write true"),
+    ("--trainer.logger=CSVLoger", "--trainer.logger=CSVLoger is no logger; did you mean 'CSVLogger'?"),
+    ("--trainer.logger=torch.nn.Linear", "--trainer.logger=torch.nn.Linear is no logger."),
+    ("--trainer.callbacks=nonsense", "--trainer.callbacks=nonsense is no list of callbacks. Write EarlyStopping"),
+    ("--trainer.callbacks=[nonsense]", "--trainer.callbacks=['nonsense'] is no list of callbacks. Write"),
+    ("--trainer.callbacks=5", "--trainer.callbacks=5 is no list of callbacks."),
+    ("--trainer.callbacks=torch.nn.Linear", "--trainer.callbacks=torch.nn.Linear is no list of callbacks."),
+    ("--trainer.callbacks=pytorch_lightning.callbacks.EarlyStoping", "has no 'EarlyStoping'; did you 'EarlyStopping'?"),
+    (
+        '--trainer.callbacks=[{"class_path":"EarlyStopping","init_args":{"mointor":"x"}}]',
+        "EarlyStopping no option 'mointor'",
+    ),
+    ("--trainer.plugins=nonsense", "--trainer.plugins=nonsense is no list of plugins. Write leave it out"),
     ("--trainer.default_root_dir=corpus.txt", "corpus.txt Not a directory check the path"),
     ("--trainer.inference_mode=maybe", "--trainer.inference_mode bool maybe"),
     ("--trainer", "--trainer expected one argument"),
@@ -140,6 +154,12 @@ FIT = [
     ("--ckpt_path=no_optimizer.ckpt", "ckpt_path='no_optimizer.ckpt' no optimizer"),
     ("--ckpt_path=no_step.ckpt", "ckpt_path='no_step.ckpt' no checkpoint"),
     (f"--ckpt_path={CHECKPOINT} --trainer.max_steps=1", "step 4 max_steps=1"),
+    ("--ckpt_path=less_weights.ckpt --trainer.max_steps=9", "ckpt_path='less_weights.ckpt' lacks model.embed.weight"),
+    ("--ckpt_path=other_shapes.ckpt --trainer.max_steps=9", "other_shapes.ckpt model.embed.weight (3x32, not 257x32)"),
+    ("--ckpt_path=other_moments.ckpt --trainer.max_steps=9", "ckpt_path optimizer other weights shapes"),
+    ("--init_from=less_weights.ckpt", "init_from='less_weights.ckpt' lacks embed.weight"),
+    ("--init_from=other_shapes.ckpt", "init_from='other_shapes.ckpt' embed.weight (3x32, not 257x32)"),
+    ("--init_from=more_weights.ckpt", "init_from='more_weights.ckpt' also has embed.bias"),
     ("--modle.lr=1", "no option --modle.lr did you mean --model.lr"),
     ("word", "unrecognized word"),
 ]
@@ -239,6 +259,11 @@ def prepare() -> None:
         content = torch.load(CHECKPOINT, weights_only=True)
         del content[without]
         torch.save(content, f"{name}.ckpt")
-    content = torch.load(CHECKPOINT, weights_only=True)
-    del content["state_dict"]["model.embed.weight"]
-    torch.save(content, "less_weights.ckpt")
+    name, content = "model.embed.weight", torch.load(CHECKPOINT, weights_only=True)
+    weights, moments = content["state_dict"], content["optimizer_states"][0]["state"]
+    less = {other: weight for other, weight in weights.items() if other != name}
+    torch.save({**content, "state_dict": less}, "less_weights.ckpt")
+    torch.save({**content, "state_dict": {**less, name: torch.zeros(3, 32)}}, "other_shapes.ckpt")
+    torch.save({**content, "state_dict": {**weights, "model.embed.bias": torch.zeros(3)}}, "more_weights.ckpt")
+    moments[0]["exp_avg"] = torch.zeros(3)
+    torch.save(content, "other_moments.ckpt")

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from mixers.checks import UsageError
+from lit_modules.data.errors import usage_error
 
 T = TypeVar("T")
 LAYOUT = "3"  # part of every name in the cache: to be raised when cleaning, splitting or the files change
@@ -68,7 +68,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NOT_WRITABLE:
             raise
-        raise UsageError(
+        raise usage_error(
             f"the cache folder {str(folder)!r} cannot be written ({error.strerror}): make room there, or name another "
             "folder in data.cache_dir or the environment variable LIT_MIXERS_CACHE."
         ) from error

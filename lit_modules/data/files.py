@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
+from lit_modules.data.errors import missing_file, usage_error
 from lit_modules.data.readers import COMPRESSIONS, READERS, file_parts, kind
 from lit_modules.data.splits import Piece
-from mixers.checks import MissingFileError, UsageError
 
 SAMPLED = 100  # files whose ends are part of the key, beside their sizes and times
 END_BYTES = 4096
@@ -40,14 +40,12 @@ def find_files(name: str) -> tuple[Path, list[Path]]:
     elif path.is_file():
         folder, found = path.parent, [path]
     else:
-        raise UsageError(f"corpus={name!r} is a pipe, a device or a socket: write the text to a file and name that.")
+        raise usage_error(f"corpus={name!r} is a pipe, a device or a socket: write the text to a file and name that.")
     files = sorted((file for file in found if kind(file) and file.is_file()), key=Path.as_posix)
     if not files:
         if is_pattern(name) and not glob.glob(str(path), recursive=True):
-            raise MissingFileError(
-                f"corpus={name!r} matches no file: check the pattern, seen from {str(Path.cwd())!r}."
-            )
-        raise MissingFileError(
+            raise missing_file(f"corpus={name!r} matches no file: check the pattern, seen from {str(Path.cwd())!r}.")
+        raise missing_file(
             f"corpus={name!r} has nothing to read: give {', '.join(READERS)} files, of which .txt and .jsonl may be "
             f"compressed ({', '.join(COMPRESSIONS)})."
         )

@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lit_modules.data.errors import usage_error
 from lit_modules.data.packaged import PACKAGED
 from lit_modules.data.readers import PART_BYTES, check_field, read_rows
 from lit_modules.data.splits import WANTED, Part, Piece, all_as, split_by_hash
-from mixers.checks import UsageError
 
 
 class HubDataset:
@@ -28,7 +28,7 @@ class HubDataset:
         found = load_rows(name, cache_dir=str(cache_dir / "datasets"))
         self._own = {split: found[split] for split in ("train", *WANTED) if split in found}
         if not self._own:
-            raise UsageError(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
+            raise usage_error(f"corpus={name!r} has no split named 'train' or 'test', only {', '.join(found)}.")
         for rows in self._own.values():
             check_field(rows.column_names, text_field, f"corpus={name!r}")
         self.splits = tuple(split for split in ("train", *WANTED) if split in self._own or "train" in self._own)
@@ -72,7 +72,7 @@ def load_rows(name: str, **options: Any) -> Mapping[str, Any]:
     try:
         return datasets.load_dataset(repository, config or None, **options)
     except Exception as error:  # offline, unknown, gated, no such config: many kinds, and one thing to say
-        raise UsageError(
+        raise usage_error(
             f"corpus={name!r} is no path here and `datasets` cannot load it ({' '.join(str(error).split())}): write "
             f"'owner/name' or 'owner/name:config', a path, or one of {', '.join(PACKAGED)}."
         ) from error

@@ -9,9 +9,9 @@ from pathlib import Path
 import loky
 
 from lit_modules.data.encode import encode_group
+from lit_modules.data.errors import usage_error
 from lit_modules.data.splits import Part
 from lit_modules.data.tokenizer import Tokenizer
-from mixers.checks import UsageError
 
 Group = tuple[Sequence[Part], Path]  # what to encode, and where the facts about it go
 CHECK = 0.5  # seconds between looks whether the process that started this one is still there
@@ -39,7 +39,7 @@ def encode_in_pool(groups: Sequence[Group], tokenizer: Tokenizer) -> Iterator[in
             future.result()
             yield futures[future]
     except loky.process_executor.TerminatedWorkerError as error:
-        raise UsageError(
+        raise usage_error(
             "a process that tokenises was killed, perhaps since memory ran out: start again, which goes on with what "
             "is finished, with fewer cores (LOKY_MAX_CPU_COUNT=1) if memory is short."
         ) from error

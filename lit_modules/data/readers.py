@@ -14,8 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
+from lit_modules.data.errors import missing_file, usage_error
 from lit_modules.data.tokenizer import END
-from mixers.checks import MissingFileError, UsageError
 
 ROWS = 1000  # rows of a data set that are read at once
 PART_BYTES = 2**26  # of a large .jsonl or .parquet file that are read as one part
@@ -64,13 +64,15 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where} is not UTF-8 text: convert it first.") from error
+        raise usage_error(f"{where} is not UTF-8 text: convert it first.") from error
     except FileNotFoundError as error:
-        raise MissingFileError(f"{where} has vanished: put it back, or start again without it.") from error
+        raise missing_file(f"{where} has vanished: put it back, or start again without it.") from error
     except DAMAGED as error:
-        raise UsageError(f"{where} is cut off, or not compressed as its name says: replace it.") from error
+        raise usage_error(f"{where} is cut off, or not compressed as its name says: replace it.") from error
     except OSError as error:
-        raise UsageError(f"{where} cannot be read ({error.strerror or error}): replace it, or leave it out.") from error
+        raise usage_error(
+            f"{where} cannot be read ({error.strerror or error}): replace it, or leave it out."
+        ) from error
 
 
 def kind(file: Path) -> str:
@@ -112,7 +114,7 @@ def _read_jsonl(part: FilePart, text_field: str) -> Iterator[str]:
                 row[text_field].encode()
             except UnicodeEncodeError as error:
                 message = f"{_where(part, number)} holds half of a character (a lone surrogate): correct or remove it."
-                raise UsageError(message) from error
+                raise usage_error(message) from error
         yield row[text_field]
 
 
@@ -124,7 +126,7 @@ def _json_rows(part: FilePart) -> Iterator[tuple[int, str, Any]]:
         try:
             yield number, line, json.loads(line)
         except (ValueError, RecursionError) as error:  # also of numbers too long, and nesting too deep
-            raise UsageError(f"{_where(part, number)} is not JSON: {error}.") from error
+            raise usage_error(f"{_where(part, number)} is not JSON: {error}.") from error
 
 
 def _lines(part: FilePart) -> Iterator[bytes]:
@@ -182,7 +184,7 @@ def _parquet(file: Path) -> Any:
     try:
         return ParquetFile(file)
     except ArrowInvalid as error:
-        raise UsageError(f"{str(file)!r} is not a whole .parquet file ({error}): replace it.") from error
+        raise usage_error(f"{str(file)!r} is not a whole .parquet file ({error}): replace it.") from error
 
 
 READERS = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
@@ -198,12 +200,12 @@ def check_field(fields: Iterable[str], text_field: str, where: str) -> None:
     """Raises a ValueError that names the fields of `where` if `text_field` is not one of them."""
     if text_field not in fields:
         there = ", ".join(fields) or "no fields at all"
-        raise UsageError(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
+        raise usage_error(f"{where} has no field text_field={text_field!r}: name one that is there ({there}).")
 
 
 def check_text(value: Any, text_field: str, where: str) -> str:
     """The value of a field as text, empty if there is none; raises a ValueError for anything else."""
     if value is not None and not isinstance(value, str):
         kind = type(value).__name__
-        raise UsageError(f"{where} has {kind} values in text_field={text_field!r}: name a field that holds text.")
+        raise usage_error(f"{where} has {kind} values in text_field={text_field!r}: name a field that holds text.")
     return value or ""

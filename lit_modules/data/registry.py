@@ -4,7 +4,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from lit_modules.console import did_you_mean
-from mixers.checks import UsageError
+from lit_modules.data.errors import usage_error
 
 # Where each class is, so that a command loads only the one it needs.
 DATA = {
@@ -17,7 +17,7 @@ DEFAULT = "text"
 def get(name: str) -> type[Any]:
     """The data module of that name; raises UsageError if there is none."""
     if name not in DATA:
-        raise UsageError(f"data={name!r} is not known{did_you_mean(name, DATA)} There are: {', '.join(DATA)}.")
+        raise usage_error(f"data={name!r} is not known{did_you_mean(name, DATA)} There are: {', '.join(DATA)}.")
     return resolve_name(DATA[name])
 
 

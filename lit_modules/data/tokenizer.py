@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-import torch
 from jsonargparse.typing import register_type
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence
 from tokenizers.trainers import BpeTrainer
 
 from lit_modules.console import did_you_mean
+from lit_modules.data.errors import missing_file, usage_error
 from lit_modules.data.fast_bpe import BYTES, ByteTable, FastBPE, byte_symbols, fast_bpe
 from lit_modules.data.registry import saved_state
-from mixers.checks import MissingFileError, UsageError
 
 END = "<|endoftext|>"
 ENDS = (END, "<|end_of_text|>", "</s>", "<eos>")  # what tokenizers may call it, tried in this order
@@ -45,7 +44,7 @@ class Tokenizer:
         vocabulary = inner.get_vocab(with_added_tokens=True)
         ends = [vocabulary[name] for name in ENDS if name in vocabulary]
         if not ends:
-            raise UsageError(f"the tokenizer has no end-of-text token: add one of {', '.join(ENDS)}.")
+            raise usage_error(f"the tokenizer has no end-of-text token: add one of {', '.join(ENDS)}.")
         self.vocab_size = max(vocabulary.values()) + 1  # ids are below it
         self.end, self._inner = ends[0], inner  # `end` is the id that ends a document
 
@@ -97,7 +96,7 @@ class Tokenizer:
         try:
             inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing more precise
-            raise UsageError(f"this is not a tokenizer.json: {error}.") from error
+            raise usage_error(f"this is not a tokenizer.json: {error}.") from error
         return cls(inner)
 
     def __eq__(self, other: object) -> bool:
@@ -140,7 +139,7 @@ def bytes_tokenizer() -> Tokenizer:
 def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     """A byte-level BPE of the documents, with `vocab_size` ids (257 or more), or fewer if pairs to merge run out."""
     if vocab_size < BYTES + 1:
-        raise UsageError(
+        raise usage_error(
             f"vocab_size={vocab_size} is too small for a byte-level BPE: "
             f"write {BYTES + 1} (every byte and the end of text) or more."
         )
@@ -171,9 +170,9 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     if path.is_file():
         text = _in_checkpoint(path) if path.suffix == ".ckpt" else path.read_text(encoding="utf-8")
     elif path.suffix in (".json", ".ckpt") or path.is_absolute() or name.startswith("."):
-        raise MissingFileError(f"tokenizer={name!r} is not a file: check the path.")
+        raise missing_file(f"tokenizer={name!r} is not a file: check the path.")
     elif "/" not in name:
-        raise UsageError(
+        raise usage_error(
             f"tokenizer={name!r} is not known: write 'bytes', 'bpe', the path of a tokenizer.json or .ckpt file, or "
             f"'owner/name' of a model on the Hub{did_you_mean(name, ['bytes', 'bpe'])}"
         )
@@ -182,7 +181,7 @@ def read_tokenizer(name: str, *, cache_dir: Path) -> Tokenizer:
     try:
         return Tokenizer.from_json(text)
     except ValueError as error:
-        raise UsageError(f"tokenizer={name!r} cannot be used: {error}") from error
+        raise usage_error(f"tokenizer={name!r} cannot be used: {error}") from error
 
 
 def _byte_level(model: BPE, *, use_regex: bool) -> tokenizers.Tokenizer:
@@ -193,15 +192,17 @@ def _byte_level(model: BPE, *, use_regex: bool) -> tokenizers.Tokenizer:
 
 
 def _in_checkpoint(path: Path) -> str:
+    import torch  # not needed to tokenise, and large: each process of a pool would have it in memory
+
     try:
         return str(saved_state(torch.load(path, map_location="cpu", mmap=True, weights_only=True))["tokenizer"])
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise UsageError(
+        raise usage_error(
             f"tokenizer={str(path)!r} is not a checkpoint that can be read: it is damaged, or holds more than plain "
             "values and tensors."
         ) from error
     except (KeyError, TypeError):
-        raise UsageError(f"tokenizer={str(path)!r} is a checkpoint without a tokenizer: name another file.") from None
+        raise usage_error(f"tokenizer={str(path)!r} is a checkpoint without a tokenizer: name another file.") from None
 
 
 def _on_the_hub(name: str, cache_dir: Path) -> str:
@@ -210,7 +211,7 @@ def _on_the_hub(name: str, cache_dir: Path) -> str:
     try:
         path = hf_hub_download(name, "tokenizer.json", cache_dir=cache_dir / "hub")
     except Exception as error:  # offline, unknown, gated: many kinds, and one thing to say
-        raise MissingFileError(
+        raise missing_file(
             f"tokenizer={name!r} is no file here and could not be had from the Hub "
             f"({type(error).__name__}): check the name and the connection."
         ) from error

@@ -52,6 +52,12 @@ class DigestedFile:
         os.fsync(self._file.fileno())
 
 
+def file_sha256(path: Path) -> str:
+    """The sha256 of all bytes of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def verify(path: Path) -> None:
     """Raises UsageError for a checkpoint file whose bytes are not those that were saved.
 

@@ -69,6 +69,7 @@ class CLI(CLIWithoutCheckpoints):
                 pretrained.refuse_both(asked["ckpt_path"], self.init_from)
         saved = registry.saved_name(self.content) if self.path else None
         self.data = asked.get("data.name") or saved or registry.DEFAULT
+        self.start: pretrained.Pretrained | None = None  # what a new run starts with
         self.saved: checkpoint.Options | None = None  # the data's options in the checkpoint of a resumed run
         options = {
             "usage": f"{command()} {argv[0]} [options]",
@@ -107,7 +108,7 @@ class CLI(CLIWithoutCheckpoints):
         if self.path is not None:
             self._parse_resumed(parser, self.path)
         elif name == "fit" and self.init_from:
-            start = pretrained.read(self.init_from, self.root)
+            self.start = start = pretrained.read(self.init_from, self.root)
             # What the weights decide is read before what was typed, which is then compared with it.
             self.config = parser.parse_args([name, f"--config={json.dumps(resume.start_config(start))}", *options])
             config = self.config[name]
@@ -156,6 +157,9 @@ class CLI(CLIWithoutCheckpoints):
         try:
             with weights_later() if sharded else contextlib.nullcontext():
                 super().instantiate_classes()
+            if self.start is not None:
+                self.model.start_from(self.start)
+                self.start = None  # or its weights would stay in memory
         except (ValueError, TypeError, ModuleNotFoundError) as error:
             if isinstance(error, TypeError) and not any(said in str(error) for said in ("abstract class", "`devices`")):
                 raise
@@ -164,8 +168,8 @@ class CLI(CLIWithoutCheckpoints):
                 error = error.__cause__  # type: ignore[assignment]
             raise UsageError(str(error)) from error
         section.data["name"] = self.data  # for config.yaml
-        if self.path is not None and self.subcommand == "fit":
-            self.config_init[self.subcommand].init_from = None  # only said of a run that goes on
+        if self.subcommand == "fit":  # done above, and only said of a run that goes on
+            self.config_init[self.subcommand].init_from = None
         if self.saved is not None:  # the tokenizer keeps its name, though it is read from the checkpoint
             self.config[self.subcommand].data.tokenizer = self.saved["tokenizer"]
             self.datamodule.hparams["tokenizer"] = self.saved["tokenizer"]

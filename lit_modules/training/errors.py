@@ -2,9 +2,11 @@
 
 import errno
 import re
+from types import ModuleType
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
+from pytorch_lightning import callbacks, loggers
 from torch.distributed import DistError
 
 from lit_modules.console import did_you_mean
@@ -29,7 +31,23 @@ UNION = (
     r" Errors: .* Given value type: \S+ Given value: (?P<value>.*)$"
 )
 NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
-
+# What options of objects are called, what to write there, and where short names of classes are looked up.
+OBJECTS: dict[str, tuple[str, str, ModuleType | None]] = {
+    "trainer.logger": (
+        "logger",
+        "true, false, or a class of pytorch_lightning.loggers, such as {class_path: CSVLogger, init_args: {save_dir: "
+        "runs}}",
+        loggers,
+    ),
+    "trainer.callbacks": (
+        "list of callbacks",
+        "classes of pytorch_lightning.callbacks, such as [{class_path: EarlyStopping, init_args: {monitor: val/loss}}]",
+        callbacks,
+    ),
+    "trainer.plugins": ("list of plugins", "classes of pytorch_lightning.plugins, or leave it out", None),
+    "model.overrides": ("mixer for each of some blocks", "their numbers and mixers, such as {3: attention}", None),
+}
+WRONG_OBJECT = r"Parser key \"(?P<name>[\w.]+)\": .*Union subtypes Subtypes: .*Given value: (?P<value>.*)$"
 
 FULL_DISK = errno.ENOSPC, errno.EDQUOT
 GO_ON = "go on with fit --ckpt_path=last"
@@ -94,9 +112,25 @@ def sentence(message: str, options: set[str]) -> str:
     if match := re.search(r'"(?:model\.mixer|model\.overrides|mixers)"[\s\S]*dot import path string: (\S+)', message):
         return registry.unknown(match[1])
     message = " ".join(message.split())
+    if (match := re.match(WRONG_OBJECT, message)) and match["name"] in OBJECTS:
+        return _wrong_object(match["name"], match["value"], message)
     for noise, instead in NOISE.items():
         message = re.sub(noise, instead, message)
     if match := re.search(UNION, message):
         wanted = [NAMES.get(kind, kind) for kind in match["kinds"].split(", ")]
         message = f"{message[: match.start()]}Expected {' or '.join(wanted)}. Got value: {match['value']}"
     return message
+
+
+def _wrong_object(option: str, value: str, message: str) -> str:
+    """What is wrong with the value of an option that takes objects, out of a parser's message on one line."""
+    what, instead, module = OBJECTS[option]
+    if nested := re.fullmatch(r"NestedArg\(key='(.*)', val=.*\)", value):  # as --option.KEY=...
+        option, value = f"{option}.{nested[1]}", f"{{{nested[1]}: ...}}"
+    reason = f"is no {what}"
+    if match := re.search(r"class_path '([\w.]+)': Option '(\w+)' is not accepted", message):
+        reason = f"cannot be, since {match[1]} has no option {match[2]!r}"
+    elif match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        reason = f"cannot be, since {match[1]} has no {match[2]!r}"
+    known = getattr(module, "__all__", ())
+    return f"--{option}={value} {reason}{did_you_mean(value.rpartition('.')[2], known)} Write {instead}."

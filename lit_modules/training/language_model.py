@@ -22,10 +22,11 @@ from lit_modules.data.datamodule import Text
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
 from lit_modules.training.allowed_imports import restrict_imports
+from lit_modules.training.check_weights import check_weights
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.mixer_config import as_config
-from lit_modules.training.optimizer import Rates, check_options, parameter_groups, regroup
-from lit_modules.training.pretrained import load_weights
+from lit_modules.training.optimizer import Rates, check_moments, check_options, parameter_groups, regroup
+from lit_modules.training.pretrained import Pretrained, load_weights
 from lit_modules.training.schedule import Schedule, check_schedule, lr_factor, schedule_of
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from mixers import LanguageModel
@@ -97,7 +98,7 @@ class LitLanguageModel(pl.LightningModule):
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
         self._val_losses: list[MeanMetric] = []  # of each validation text
 
-    initial_weights: Mapping[str, Tensor] | None = None  # to start with, instead of random ones
+    initial_weights: Mapping[str, Tensor] | None = None  # until training starts with them
 
     # What the weights do not depend on: a run may be resumed with other values. The model and mixers declare their own.
     changeable_options: ClassVar[frozenset[str]] = frozenset(inspect.signature(__init__).parameters) - {"self", "model"}
@@ -107,6 +108,11 @@ class LitLanguageModel(pl.LightningModule):
         """As Lightning has it; from a file that names what may not be imported, nothing is."""
         restrict_imports()
         return super().load_from_checkpoint(*args, **options)
+
+    def start_from(self, pretrained: Pretrained) -> None:
+        """Has training start with other weights than random ones; raises UsageError if they do not fit."""
+        check_weights(self.model, pretrained.weights, f"init_from={str(pretrained.path)!r}")
+        self.initial_weights = pretrained.weights
 
     def configure_model(self) -> None:
         if isinstance(strategy := strategy_of(self), FSDP2):
@@ -215,6 +221,8 @@ class LitLanguageModel(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         rates, states = Rates.from_options(checkpoint["hyper_parameters"]), checkpoint.get("optimizer_states", [])
         states[:] = [regroup(state, self.model, rates) for state in states]
+        for state in states:
+            check_moments(state, self.model)
 
     def on_train_start(self) -> None:
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.

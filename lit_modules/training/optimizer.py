@@ -11,6 +11,7 @@ from mixers.checks import UsageError, above, at_least
 
 Part = Literal["mixer", "ffn", "embedding", ""]  # "" are the norms, and what has a rate of its own
 Key = tuple[Part, float | None, float | None]  # of a group: its part, and its own learning rate and weight decay
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -130,3 +131,19 @@ def _merged(groups: list[dict[str, Any]], model: nn.Module) -> list[list[nn.Para
     for group in groups:
         merged.setdefault((group["lr"], group["weight_decay"]), []).extend(group["params"])
     return [sorted(params, key=order.__getitem__) for params in merged.values()]
+
+
+def check_moments(saved: dict[str, Any], model: nn.Module) -> None:
+    """Raises UsageError unless the moments in an optimizer's state, in the groups of `parameter_groups`, fit the model.
+
+    AdamW would not look, and write to memory that is not its own.
+    """
+    parameters = [parameter for group in _grouped(model, by_part=True).values() for parameter in group]
+    numbers = [number for group in saved["param_groups"] for number in group["params"]]
+    shapes = {number: parameter.shape for number, parameter in zip(numbers, parameters, strict=False)}
+    for number, state in saved["state"].items():
+        if any(getattr(state.get(name), "shape", None) != shapes.get(number, ()) for name in MOMENTS):
+            raise UsageError(
+                "ckpt_path holds the state of an optimizer of other weights, by their shapes: write another, or start "
+                "a new run with --init_from."
+            )

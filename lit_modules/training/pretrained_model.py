@@ -12,11 +12,13 @@ from torch import Tensor
 
 from lit_modules.data.cache import replace_text
 from lit_modules.data.tokenizer import Tokenizer
+from lit_modules.training.checkpoint_file import file_sha256
 from lit_modules.training.mixer_config import factory, model_mixers, whole_config
 from mixers import LanguageModel, Retention
 from mixers.checks import MissingFileError, UsageError
 from mixers.model import MixerFactory
 
+WEIGHTS_SHA256 = "weights_sha256"  # the entry of config.json with which the weights are checked
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 CARD = """\
 ---
@@ -53,7 +55,8 @@ class PretrainedLanguageModel(
     `save_pretrained(folder)` writes model.safetensors, config.json, tokenizer.json and a model card, README.md;
     `from_pretrained(folder)` or `from_pretrained("owner/name")` loads them, in evaluation mode; options given beside
     replace those of config.json, as in `from_pretrained(folder, dropout=0.1)`. `push_to_hub("owner/name")` uploads
-    them. No file is unpickled, and config.json may name only mixers that are allowed to be imported.
+    them. config.json has the checksum of the weights, with which they are checked when they are loaded. No file is
+    unpickled, and config.json may name only mixers that are allowed to be imported.
 
     Args:
         mixer: As `LanguageModel` has it.
@@ -85,9 +88,10 @@ class PretrainedLanguageModel(
         return super().generate_model_card(*args, **facts)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        config = json.dumps(self.config(), indent=2)
+        config = self.config()  # which refuses what it cannot express before anything is written
         super()._save_pretrained(save_directory)
-        replace_text(save_directory / CONFIG, config + "\n")
+        config[WEIGHTS_SHA256] = file_sha256(save_directory / WEIGHTS)
+        replace_text(save_directory / CONFIG, json.dumps(config, indent=2) + "\n")
         if self.tokenizer is not None:
             replace_text(save_directory / TOKENIZER, self.tokenizer.to_json())
 
@@ -118,6 +122,7 @@ class PretrainedLanguageModel(
         if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
             made = "write a folder that save_pretrained or convert made"
             raise MissingFileError(f"{model_id!r} has no {missing[0]}: {made}.")
+        _check_weights(folder, options.pop(WEIGHTS_SHA256, None))
         if (folder / TOKENIZER).is_file():
             options["tokenizer"] = Tokenizer.from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
         try:
@@ -127,6 +132,15 @@ class PretrainedLanguageModel(
             why = " ".join(str(error).split())
             raise UsageError(f"{model_id!r} cannot be used, since {WEIGHTS} and {CONFIG} do not fit: {why}.") from error
         return model.eval()
+
+
+def _check_weights(folder: Path, sha256: str | None) -> None:
+    """Raises UsageError if the weights in a folder have another checksum than its config says, where it says one."""
+    if sha256 is not None and file_sha256(folder / WEIGHTS) != sha256:
+        raise UsageError(
+            f"{str(folder / WEIGHTS)!r} is damaged or was changed since it was saved: get the file anew, or, if you "
+            f"changed it yourself, delete {WEIGHTS_SHA256} from {CONFIG}."
+        )
 
 
 def is_pretrained(path: str | Path) -> bool:

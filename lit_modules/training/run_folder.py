@@ -1,10 +1,14 @@
 """The folder of a run: RUNS/MIXER/version_N."""
 
+import shutil
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import TensorBoardLogger
+
+LOGS = ("events.out.tfevents", "hparams.yaml")  # what TensorBoard's logger writes before there is anything to log
 
 
 class RunLogger(TensorBoardLogger):
@@ -16,6 +20,7 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, root: Path, name: str, version: str | None) -> None:
         super().__init__(root, name=name, version=version, default_hp_metric=False)
         self._claimed: int | str | None = version
+        self._made: list[Path] = []  # the new folder of this run, and those around it that it was made with
 
     @classmethod
     def of(cls, folder: Path | None, new: Path) -> "RunLogger":
@@ -29,8 +34,20 @@ class RunLogger(TensorBoardLogger):
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return super().version
         if self._claimed is None:
-            self._claimed = claim_version(Path(self.root_dir))
+            root = Path(self.root_dir)
+            around = [folder for folder in (root, *root.parents) if not folder.exists()]
+            self._claimed = claim_version(root)
+            self._made = [Path(self.log_dir), *around]
         return self._claimed
+
+    def discard(self) -> None:
+        """Removes the folder that was made for this run, if it holds nothing but an empty log."""
+        if not self._made or any(not path.name.startswith(LOGS) for path in self._made[0].glob("*")):
+            return
+        shutil.rmtree(self._made[0], ignore_errors=True)
+        for folder in self._made[1:]:
+            with suppress(OSError):  # another run has its folder there
+                folder.rmdir()
 
 
 def claim_version(root: Path) -> int:

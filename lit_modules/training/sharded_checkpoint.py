@@ -5,7 +5,6 @@ one for each process, written and read by torch.distributed.checkpoint; everythi
 which those tensors have a shape but no numbers.
 """
 
-import hashlib
 import shutil
 import warnings
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 
+from lit_modules.training.checkpoint_file import file_sha256
 from mixers.checks import UsageError
 
 REST = "checkpoint.ckpt"  # everything but the tensors that are shared out
@@ -72,7 +72,7 @@ def save_shards(
     _wait()
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a process is alone
         save(shards, storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True))
-    digests = _gather({name: _digest(partial / name) for name in _mine(_shard_names(partial))})
+    digests = _gather({name: file_sha256(partial / name) for name in _mine(_shard_names(partial))})
     if _rank() == 0:
         io.save_checkpoint({**rest, SHARDS: digests}, partial / REST)
         replace(folder, partial)
@@ -115,7 +115,7 @@ def read_shards(folder: Path, like: Callable[[Any, Tensor], Tensor | None] | Non
 def _check(folder: Path, digests: dict[str, str]) -> None:
     """Refuses a folder in which a file is not what was written; processes share the work, and agree."""
     missing = digests.keys() - set(_shard_names(folder))
-    found = _gather({name: _digest(folder / name) for name in _mine(digests.keys() - missing)})
+    found = _gather({name: file_sha256(folder / name) for name in _mine(digests.keys() - missing)})
     if wrong := sorted(name for name in digests if found.get(name) != digests[name]):
         state = "is missing" if wrong[0] in missing else "has changed since it was written"
         raise UsageError(
@@ -142,11 +142,6 @@ def _remove(path: Path) -> None:
 
 def _shard_names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.safetensors"))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mine(names: Iterable[str]) -> list[str]:

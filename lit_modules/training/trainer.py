@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from lit_modules.data.base import LanguageData
 from lit_modules.data.datamodule import HeldOut, Text
 from lit_modules.evaluation import tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
-from lit_modules.lightning_internals import end_without_steps, hush, set_timeout
+from lit_modules.lightning_internals import batches_done, end_without_steps, hush, set_timeout
 from lit_modules.training import checkpoint, pretrained
 from lit_modules.training.callbacks.standard import all_callbacks
+from lit_modules.training.check_weights import check_weights
 from lit_modules.training.checkpoint_io import CheckpointFiles
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.language_model import LitLanguageModel
@@ -151,14 +153,21 @@ class Trainer(pl.Trainer):
         if init_from and path:
             pretrained.refuse_both(ckpt_path, init_from)
         if init_from and isinstance(model, LitLanguageModel):
-            model.initial_weights = pretrained.read(init_from, self.default_root_dir).weights
+            model.start_from(pretrained.read(init_from, self.default_root_dir))
+        if path and isinstance(model, LitLanguageModel):
+            check_weights(model, checkpoint.read_file(path)["state_dict"], f"ckpt_path={str(path)!r}")
         if path:  # a resumed run saves where it saved before
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         if self._logs_to_folder:  # of the run that goes on, or in a new one named after the mixer
             name = model_mixers(model.model) if isinstance(model, LitLanguageModel) else type(model).__name__
             folder = checkpoint.run_folder(path) if path and not branch else None
             self.logger = RunLogger.of(folder, Path(self.default_root_dir, name))
-        super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
+        try:
+            super().fit(model, train_dataloaders, val_dataloaders, datamodule, path, weights_only=True)
+        except BaseException:
+            if batches_done(self) == 0 and isinstance(self.logger, RunLogger):  # refused, or stopped, before it trained
+                self.logger.discard()
+            raise
         if self.is_global_zero and isinstance(model, LitLanguageModel):
             print_results(model.model, self)
 
@@ -245,6 +254,11 @@ class Trainer(pl.Trainer):
         self.callbacks.append(scores)  # type: ignore[attr-defined]
         try:
             super().test(model, dataloaders, path, False, evaluation, weights_only=True)
+        except BaseException:
+            if folder is not None and output_dir is None:
+                with suppress(OSError):  # it holds tables of an earlier test
+                    folder.rmdir()
+            raise
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
         return tables.report(evaluation, scores.nats, folder, verbose and self.is_global_zero)
