@@ -10,6 +10,7 @@ from mixers import LinearAttention
 from mixers.ops.decay import DecayState, decayed_linear_attention, decayed_linear_attention_with_weights
 from mixers.ops.decay.chunkwise import chunkwise
 from mixers.ops.decay.reference import reference
+from mixers.ops.decay.segmented import segmented
 from mixers.ops.gated_norm import gated_norm
 
 B, H, K, V = 2, 3, 4, 6
@@ -76,7 +77,7 @@ def test_without_weights_it_is_the_same_output_and_state(kind):
 
 @pytest.mark.parametrize(
     ("kind", "learned", "expected"),
-    [("of a head", False, "blocked"), ("of a head", True, "chunkwise"), ("of a channel", False, "chunkwise")],
+    [("of a head", False, "blocked"), ("of a head", True, "segmented"), ("of a token", False, "segmented")],
 )
 def test_the_fastest_implementation_that_knows_a_decay_is_run(kind, learned, expected):
     q, k, v, state = draw(65)
