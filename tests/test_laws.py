@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 import mixers
-from mixers import H3, S4D, Attention, Hyena, LinearAttention, Retention
+from mixers import H3, S4D, Attention, Hyena, LinearAttention, Mamba2, Retention
 from mixers.testing import LAWS
 
 VARIANTS = {
@@ -30,6 +30,8 @@ VARIANTS = {
     "h3, zero-order hold, no shift": partial(H3, shift_size=1, discretisation="zoh", spectrum="inv"),
     "s4d, inv, bilinear, chunks of 8": partial(S4D, spectrum="inv", discretisation="bilinear", chunk_size=8),
     "s4d, real, no glu": partial(S4D, spectrum="real", glu=False, state_size=2),
+    "mamba2, two groups, chunks of 5": partial(Mamba2, head_dim=8, n_groups=2, state_size=4, chunk_size=5),
+    "mamba2, clamped steps, no convolution": partial(Mamba2, time_step_limit=(0.002, 0.05), conv_width=1, expand=1.0),
     "hyena, no short convolution": partial(Hyena, short_width=1, max_length=41, filter_width=16),
 }
 
