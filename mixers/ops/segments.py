@@ -51,7 +51,8 @@ class _Segments(torch.autograd.Function):
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         sequences, fixed, kept = _apart(ctx.saved_tensors, ctx.inputs, ctx.weights)
         count = len(kept) // len(ctx.segments)  # of tensors in a state
-        d_results, d_state = given[:-count], list(given[-count:])
+        d_results: Sequence[Tensor | None] = given[:-count]
+        d_state: Sequence[Tensor | None] = given[-count:]
         d_sequences = [torch.empty_like(x) for x in sequences]
         d_fixed = [torch.zeros_like(x) for x in fixed]
         for at in reversed(ctx.segments):
@@ -70,6 +71,6 @@ class _Segments(torch.autograd.Function):
         return None, None, None, None, *d_sequences, *d_fixed, *d_state
 
 
-def _apart(tensors: Tensors, inputs: int, weights: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _apart(tensors: Tensors, inputs: int, weights: int) -> tuple[Tensors, Tensors, Tensors]:
     """Inputs, weights and state."""
-    return list(tensors[:inputs]), list(tensors[inputs : inputs + weights]), list(tensors[inputs + weights :])
+    return tensors[:inputs], tensors[inputs : inputs + weights], tensors[inputs + weights :]

@@ -9,10 +9,10 @@ The weight of what is read, w_n = q_n · z_n with z_n = e^{g_n} z_{n-1} + k_n, i
 retention's third normaliser and linear attention's denominator.
 
 Axes: b batch, t time, h head, g group of heads, k key width, v value width, n chunk, c tokens of a chunk.
-q and k are (b, t, h, k), or (b, t, g, k) where each is shared by h / g heads that follow each other, as in Mamba-2; v is
-(b, t, h, v). log_decay is g ≤ 0, finite, (h,), (b, t, h) or (b, t, h, k), in float32 or
-better: bfloat16 rounds 1 - 2^-9 to 1. The output is (b, t, h, v) in v's dtype, the weight (b, t, h) and the state in
-log_decay's dtype. The state is None before the first token.
+v is (b, t, h, v), and q and k are (b, t, h, k), or (b, t, g, k) where h / g heads that follow each other share them, as
+in Mamba-2. log_decay is g ≤ 0, finite, (h,), (b, t, h) or (b, t, h, k), in float32 or better: bfloat16 rounds 1 - 2^-9
+to 1. The output is (b, t, h, v) in v's dtype, the weight (b, t, h) and the state in log_decay's dtype. The state is
+None before the first token.
 """
 
 from typing import Any, NamedTuple

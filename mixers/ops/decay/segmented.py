@@ -26,11 +26,11 @@ def segmented(
     if log_decay.ndim > 1:
         inputs, weights = [*inputs, log_decay], []
     state = DecayState.zero(k, v, log_decay.dtype) if state is None else state
-    (output, weight), after = by_segments(run, _segment(v, log_decay, chunk_size), inputs, weights, state)
+    (output, weight), after = by_segments(run, segment_tokens(v, log_decay, chunk_size), inputs, weights, state)
     return output, weight, DecayState(*after)
 
 
-def _segment(v: Tensor, log_decay: Tensor, chunk_size: int) -> int:
+def segment_tokens(v: Tensor, log_decay: Tensor, chunk_size: int) -> int:
     """How many tokens to work on at once."""
     b, _, h, width = v.shape
     pairs = ROWS * log_decay.shape[-1] if log_decay.ndim == 4 else chunk_size
