@@ -23,8 +23,8 @@ class LightningState(NamedTuple):
 class Lightning(RecurrentMixer[LightningState]):
     """Lightning attention, y = W_out (σ(W_gate x) ⊙ RMSNorm(o)), as in MiniMax-Text-01 (arXiv:2501.08313).
 
-    A head has S_n = e^{-s} S_{n-1} + k_n v_nᵀ and o_n = S_nᵀ q_n, where q, k and v are swish(W_qkv x), without scale and
-    positions; the norm is over all heads together. Head h of H in layer l of L, both from 0, has the rate
+    A head has S_n = e^{-s} S_{n-1} + k_n v_nᵀ and o_n = S_nᵀ q_n, where q, k and v are swish(W_qkv x), with neither
+    scale nor positions; the norm is over all heads together. Head h of H in layer l of L, both from 0, has the rate
     s = 2^{-8 (h+1)/H} (1 - l/(L - 1 + ε) + ε), ε = 1e-5, so that the last layer hardly forgets. The model tells l and L
     by `init_weights`; built alone, it is a first layer.
 

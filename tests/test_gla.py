@@ -19,13 +19,11 @@ def mixer(request):
 
 
 def test_it_is_flas_layer_whole_and_in_pieces(mixer):
-    """`GatedLinearAttention.forward` of fla 0.6.0, whose kernels need a GPU, with its naive recurrence in their place."""
+    """`GatedLinearAttention` of fla 0.6.0, whose kernels need a GPU, with its naive recurrence in their place."""
     recurrent = naive("gla").naive_recurrent_gla
     x = torch.randn(2, LENGTH, 32)
-    q, k, v, gate, decay = (
-        proj(x).unflatten(-1, (2, -1))
-        for proj in (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.g_proj, mixer.gk_proj)
-    )
+    projections = mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.g_proj, mixer.gk_proj
+    q, k, v, gate, decay = (proj(x).unflatten(-1, (2, -1)) for proj in projections)
     o, state = recurrent(q, k, v, F.logsigmoid(decay) / mixer.gate_normalizer, output_final_state=True)
     normed = o * torch.rsqrt(o.square().mean(-1, keepdim=True) + 1e-5) * mixer.g_norm_swish_gate.weight
     expected = mixer.o_proj((normed * F.silu(gate)).flatten(2))

@@ -21,7 +21,7 @@ def mixer():
 
 
 def test_it_is_flas_layer_whole_and_in_pieces(mixer):
-    """`HGRN2Attention.forward` of fla 0.6.0, whose kernels need a GPU, with its naive recurrence in their place."""
+    """`HGRN2Attention` of fla 0.6.0, whose kernels need a GPU, with its naive recurrence in their place."""
     recurrent = naive("gla").naive_recurrent_gla
     x, bound = torch.randn(2, LENGTH, 32), mixer.lower_bound.sigmoid()
     q, i = F.silu(mixer.q_proj(x)), mixer.i_proj(x)

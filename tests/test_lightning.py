@@ -22,14 +22,14 @@ def published(layer):
     torch.manual_seed(layer)
     attention = MiniMaxLightningAttention(config, layer)
     torch.nn.init.normal_(attention.norm.weight)
-    return attention, MiniMaxCache(config)
+    return attention, MiniMaxCache()
 
 
 def ours(attention, layer):
     """A mixer with the weights of the published layer."""
     mixer = Lightning(32, num_heads=4, chunk_size=16)
     mixer.init_weights(layer, DEPTH)
-    mixer.load_state_dict({name: weight for name, weight in attention.state_dict().items() if "decay" not in name})
+    mixer.load_state_dict(dict(attention.named_parameters()))  # whose buffers are its decays
     return mixer
 
 
