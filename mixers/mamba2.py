@@ -35,7 +35,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
 
     Args:
         dim: Width of the input and of the output.
-        state_size: Width of the keys and queries, N.
+        state_size: Width of the keys and queries, N. None is 128, or dim where that is less.
         head_dim: Width of a head's values, P, so that there are expand · dim / head_dim heads: 32 at width 1024, 4 at
             width 128. Where that is less than one, one head.
         expand: Width of all values together, in units of dim.
@@ -57,7 +57,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
         self,
         dim: int,
         *,
-        state_size: int = 128,
+        state_size: int | None = None,
         head_dim: int = 64,
         expand: float = 2.0,
         n_groups: int = 1,
@@ -69,6 +69,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
         chunk_size: int = 64,
     ):
         super().__init__(dim)
+        state_size = min(128, dim) if state_size is None else state_size
         at_least(1, state_size=state_size, head_dim=head_dim, n_groups=n_groups)
         at_least(1, conv_width=conv_width, chunk_size=chunk_size)
         above(0, expand=expand, time_step_min=time_step_min, norm_eps=norm_eps)
