@@ -115,7 +115,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
         values = v * step[..., None].to(v.dtype)
         past = None if state is None else state.ssm
         y, past = decayed_linear_attention(queries, keys, values, log_decay, past, self.chunk_size)
-        y = y + v * self.D[:, None].to(v.dtype)
+        y = torch.addcmul(y, v, self.D[:, None].to(v.dtype))
         return self.out_proj(self.norm(y.flatten(2), z)), Mamba2State(before, past)
 
 

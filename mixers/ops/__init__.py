@@ -7,6 +7,8 @@ from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
     "apply_rotary": rotary.apply_rotary,
+    "decayed_by_channel": decay.decayed_by_channel,
+    "decayed_by_token": decay.decayed_by_token,
     "decayed_linear_attention": decay.decayed_linear_attention,
     "decayed_linear_attention_with_weights": decay.decayed_linear_attention_with_weights,
     "gated_norm": gated_norm.gated_norm,

@@ -78,3 +78,24 @@ def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
 def examples_without_weights(*args: Any) -> tuple[Any, ...]:
     *inputs, state, chunk_size = examples(*args)
     return *inputs, state.kv, chunk_size
+
+
+def examples_by_token(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
+    """Mamba-2's arguments, with 4 heads that share their keys."""
+    h, width = 4, dim // 2
+    q, k, v = draw(batch, length, 1, width), draw(batch, length, 1, width), draw(batch, length, h, width)
+    log_decay = _negative(draw.precise(batch, length, h))
+    return q, k, v, log_decay, draw.precise(batch, h, width, width), 64 if dim > 64 else 16
+
+
+def examples_by_channel(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
+    """Gated linear attention's arguments, with 4 heads."""
+    h, k, v = 4, dim // 4, dim // 2
+    q, key, value = (draw(batch, length, h, width) for width in (k, k, v))
+    log_decay = _negative(draw.precise(batch, length, h, k))
+    return q, key, value, log_decay, draw.precise(batch, h, k, v), 64 if dim > 64 else 16
+
+
+def _negative(x: Tensor) -> Tensor:
+    """Random logarithms of decays that are mostly near one."""
+    return (-0.1 * x.detach().exp()).requires_grad_()
