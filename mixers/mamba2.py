@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mixers.checks import UsageError, above, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.decay import decayed_linear_attention
+from mixers.ops.norm_after_gate import norm_after_gate
 from mixers.parts.decay_step import initial_a_log, initial_dt_bias, precise
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
@@ -129,6 +130,7 @@ class GatedGroupNorm(nn.Module):
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         """Of (b, t, width)."""
-        gated = precise(y * F.silu(z)).unflatten(-1, (self.groups, -1))
-        scale = torch.rsqrt(gated.square().mean(-1, keepdim=True) + self.eps)
-        return (gated * scale).flatten(-2).to(y.dtype) * self.weight.to(y.dtype)
+        groups = (self.groups, -1)
+        return norm_after_gate(
+            y.unflatten(-1, groups), z.unflatten(-1, groups), self.weight.view(groups), self.eps
+        ).flatten(-2)
