@@ -2,15 +2,28 @@
 
 from typing import Any
 
-from mixers.ops import decay, gated_norm, long_conv, rotary, short_conv, softmax_attention, state_space, wkv
+from mixers.ops import (
+    decay,
+    gated_norm,
+    long_conv,
+    norm_after_gate,
+    rotary,
+    short_conv,
+    softmax_attention,
+    state_space,
+    wkv,
+)
 from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
     "apply_rotary": rotary.apply_rotary,
+    "decayed_by_channel": decay.decayed_by_channel,
+    "decayed_by_token": decay.decayed_by_token,
     "decayed_linear_attention": decay.decayed_linear_attention,
     "decayed_linear_attention_with_weights": decay.decayed_linear_attention_with_weights,
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
+    "norm_after_gate": norm_after_gate.norm_after_gate,
     "short_conv": short_conv.short_conv,
     "softmax_attention": softmax_attention.softmax_attention,
     "state_space": state_space.state_space,

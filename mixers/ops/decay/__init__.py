@@ -1,7 +1,8 @@
 """Linear attention with decay: `o, state = decayed_linear_attention(q, k, v, log_decay, state, chunk_size)`.
 
 The first op gives the output and the state's `kv`; the second also gives the weight of what was read, for normalisers,
-and the state as a `DecayState`. Shapes are in reference.py.
+and the state as a `DecayState`. Shapes are in reference.py. `decayed_by_token` and `decayed_by_channel` are the first
+with other examples, for tests and benchmarks.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,24 @@ from torch import Tensor
 from mixers.ops.decay import fla
 from mixers.ops.decay.blocked import blocked, unsupported_reason
 from mixers.ops.decay.chunkwise import chunkwise
-from mixers.ops.decay.reference import DecayState, examples, examples_without_weights, reference
-from mixers.ops.op import Implementation, Op, single_token
+from mixers.ops.decay.reference import (
+    DecayState,
+    examples,
+    examples_by_channel,
+    examples_by_token,
+    examples_without_weights,
+    reference,
+)
+from mixers.ops.decay.segmented import segmented
+from mixers.ops.op import Implementation, Op, single_token, unless_sequence_on_cpu
 
-__all__ = ["DecayState", "decayed_linear_attention", "decayed_linear_attention_with_weights"]
+__all__ = [
+    "DecayState",
+    "decayed_by_channel",
+    "decayed_by_token",
+    "decayed_linear_attention",
+    "decayed_linear_attention_with_weights",
+]
 
 WithWeights = tuple[Tensor, Tensor, DecayState]
 
@@ -34,6 +49,7 @@ def _without_weights(run: Callable[..., WithWeights]) -> Callable[..., tuple[Ten
 
 on_any_device = [
     Implementation("blocked", blocked, unsupported_reason),
+    Implementation("segmented", segmented, unless_sequence_on_cpu),
     Implementation("chunkwise", chunkwise, single_token),
 ]
 
@@ -41,11 +57,12 @@ decayed_linear_attention_with_weights: Op[WithWeights] = Op(
     reference, [Implementation("fla", fla.fla_with_weights, fla.unsupported_reason), *on_any_device], examples
 )
 
-decayed_linear_attention: Op[tuple[Tensor, Tensor]] = Op(
-    _without_weights(reference),
-    [
-        Implementation("fla", fla.fla, fla.unsupported_reason),
-        *(Implementation(name, _without_weights(run), reason) for name, run, reason in on_any_device),
-    ],
-    examples_without_weights,
+without_weights = [
+    Implementation("fla", fla.fla, fla.unsupported_reason),
+    *(Implementation(name, _without_weights(run), reason) for name, run, reason in on_any_device),
+]
+
+decayed_linear_attention, decayed_by_token, decayed_by_channel = (
+    Op(_without_weights(reference), without_weights, made)
+    for made in (examples_without_weights, examples_by_token, examples_by_channel)
 )
