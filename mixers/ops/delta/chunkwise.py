@@ -2,7 +2,7 @@
 
 With G_i = Σ_{s≤i} g_s within a chunk, S the state before it and (x, y)_ij = Σ x_i y_j e^{G_i - G_j}, what its tokens
 write, u_i, solves the triangular system u_i + Σ_{j<i} (b_i ∘ k_i, k_j) u_j = w_i ∘ v_i - Sᵀ(b_i ∘ k_i ∘ e^{G_i})
-(the WY form of arXiv:2406.06484, with the decays of arXiv:2412.06464). Then o_i = Sᵀ(q_i ∘ e^{G_i}) + Σ_{j≤i} (q_i, k_j)
+(arXiv:2406.06484, section 3.2, with the decays of arXiv:2412.06464). Then o_i = Sᵀ(q_i ∘ e^{G_i}) + Σ_{j≤i} (q_i, k_j)
 u_j, and the next state is Diag(e^{G_c}) S + Σ_j (k_j ∘ e^{G_c - G_j}) u_jᵀ.
 
 Axes: as in reference.py, heads before time: (b, h, n, c, ·), n chunks. Both b ∘ k and q meet keys and the state, so
@@ -61,7 +61,9 @@ def _equal_chunks(
     own, of_state = solve(systems, right).split([written.shape[-1], k.shape[-1]], -1)
 
     before, corrections = [], []
-    for own_n, of_state_n, near_n, through_n in zip(*(x.unbind(2) for x in (own, of_state, near, through)), strict=True):
+    for own_n, of_state_n, near_n, through_n in zip(
+        *(x.unbind(2) for x in (own, of_state, near, through)), strict=True
+    ):
         before.append(state)
         corrections.append(own_n - of_state_n @ state)
         state = through_n * state + near_n @ corrections[-1]

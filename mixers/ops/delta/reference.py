@@ -2,10 +2,10 @@
 
 A state maps keys to values and learns each new pair by a step towards it: what it holds fades, S ← Diag(e^g) S, then it
 is read at the key and corrected, S ← S + k (w ∘ v - Sᵀ(b ∘ k))ᵀ, and the query reads the result, o = Sᵀ q. With
-b = w = β, a number for each token and head, this is the gated delta rule S ← (I - β k kᵀ) e^g S + β k vᵀ (Gated
-DeltaNet, arXiv:2412.06464, Eq. 10), without decay DeltaNet (arXiv:2406.06484), and with a decay of each key channel Kimi
-Delta Attention (arXiv:2510.26692). The strength of erasing, b, and of writing, w, may differ, and may be one for each
-channel. Keys should have length one, and b be at most 2: beyond that the state explodes.
+b = w = β, a number for each token and head, this is the gated delta rule, S ← (I - β k kᵀ) e^g S + β k vᵀ (Gated
+DeltaNet, arXiv:2412.06464, Eq. 10); without decay it is DeltaNet's (arXiv:2406.06484), and with a decay of each key
+channel Kimi Delta Attention's (arXiv:2510.26692). The strengths of erasing, b, and of writing, w, may differ, and be
+those of each channel. Keys should have length one, and b be at most 2: beyond that the state explodes.
 
 Axes: b batch, t time, h value head, k key width, v value width; c tokens of a chunk, g = b h.
 v is (b, t, h, v). q and k are (b, t, h, k), or have fewer heads, each of which serves as many consecutive value heads.

@@ -4,11 +4,12 @@ scores_ij = Σ_k x_ik y_jk e^{G_ik - G_jk} for j ≤ i and 0 for later j, where 
 exponent is positive. One decay for all channels is taken out of the sum, which is then a product of matrices. Where
 each channel has its own, the chunk is halved again and again: between the rows of a second half and the columns of the
 first, the decay is split at the first half's last token, G_i - G_n and G_n - G_j, which again leaves a product of
-matrices, and all halves of a size are multiplied at once. A chunk of c tokens then takes c log₂ c exponentials a channel
-instead of c² (it goes further than the two levels of arXiv:2312.06635, section 4.3).
+matrices, and all halves of a size are multiplied at once. A chunk of c tokens takes c log₂ c exponentials a
+channel instead of c² (arXiv:2312.06635, section 4.3, has two levels of it).
 
 Axes: c and s tokens of a chunk, m kinds of rows, k channels, n blocks, ... any others. x is (..., c, m, k), y is
-(..., c, k), G is (..., c, k) or (..., c, 1), the scores are (..., c, m, c). With G of k > 1 channels c is a power of two.
+(..., c, k), G is (..., c, k) or (..., c, 1), the scores are (..., c, m, c). With a decay of each channel c is a power
+of two.
 """
 
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def _products(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _halves(total: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each size s of halves: the decays from a first half's end to the rows after it, and from its columns to it."""
+    """For each size s of halves: the decays since a first half's end at the rows after it, and until it of its own."""
     s = total.shape[-2] // 2
     while s:
         first = _first(total, s, 2)
@@ -66,11 +67,15 @@ def _halves(total: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
 
 def _first(x: Tensor, s: int, dims: int) -> Tensor:
     """The tokens of first halves of size s of x, whose c is the `dims`-th axis from the end: (..., n, s, ...)."""
-    return x.unflatten(-dims, (-1, 2, s)).select(-dims - 1, 0)
+    return _in_halves(x, s, dims).select(-dims - 1, 0)
 
 
 def _second(x: Tensor, s: int, dims: int) -> Tensor:
-    return x.unflatten(-dims, (-1, 2, s)).select(-dims - 1, 1)
+    return _in_halves(x, s, dims).select(-dims - 1, 1)
+
+
+def _in_halves(x: Tensor, s: int, dims: int) -> Tensor:
+    return x.unflatten(-dims, (x.shape[-dims] // (2 * s), 2, s))
 
 
 def _quarters(scores: Tensor, s: int) -> Tensor:
