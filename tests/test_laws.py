@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 import mixers
-from mixers import H3, S4D, Attention, Hyena, LinearAttention, Retention
+from mixers import H3, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
 from mixers.testing import LAWS
 
 VARIANTS = {
@@ -31,6 +31,11 @@ VARIANTS = {
     "s4d, inv, bilinear, chunks of 8": partial(S4D, spectrum="inv", discretisation="bilinear", chunk_size=8),
     "s4d, real, no glu": partial(S4D, spectrum="real", glu=False, state_size=2),
     "hyena, no short convolution": partial(Hyena, short_width=1, max_length=41, filter_width=16),
+    "gated deltanet, grouped values, no convolution": partial(
+        GatedDeltaNet, num_heads=2, head_dim=5, num_v_heads=4, expand_v=1.0, conv_size=0, chunk_size=8
+    ),
+    "gated deltanet, no decay, no gate": partial(GatedDeltaNet, decay=False, gate="none", allow_neg_eigval=True),
+    "gated deltanet, two steps": partial(GatedDeltaNet, steps=2, gate="sigmoid", allow_neg_eigval=True),
 }
 
 # What a variant is meant not to do.
