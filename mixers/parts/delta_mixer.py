@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,9 +18,9 @@ from mixers.parts.short_conv import ShortConv
 
 
 class DeltaState(NamedTuple):
-    q: Tensor  # (b, l - 1, ·): the last inputs of the queries' convolution
-    k: Tensor  # (b, l - 1, ·): of the keys'
-    v: Tensor  # (b, l - 1, ·): of the values'
+    q_inputs: Tensor  # (b, l - 1, ·): the last of the queries' convolution
+    k_inputs: Tensor  # (b, l - 1, ·): of the keys'
+    v_inputs: Tensor  # (b, l - 1, ·): of the values'
     kv: Tensor  # (b, h, k, v): what the delta rule has learned
 
 
@@ -91,12 +90,10 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
         return beta, beta
 
     def initial_state(self, batch: int) -> DeltaState:
-        weight, inputs = self.q_proj.weight, []
-        for proj, conv in self._streams():
-            none = weight.new_zeros(batch, 0, proj.out_features)
-            inputs.append(none if conv is None else conv.initial_state(batch))
+        weight, taps = self.q_proj.weight, max(1, self.conv_size)
+        q, k, v = (weight.new_zeros(batch, taps - 1, proj.out_features) for proj, _ in self._streams())
         shape = batch, self.num_v_heads, self.head_dim, self.head_v_dim
-        return DeltaState(*inputs, weight.new_zeros(shape, dtype=state_dtype(weight)))
+        return DeltaState(q, k, v, weight.new_zeros(shape, dtype=state_dtype(weight)))
 
     def _streams(self) -> list[tuple[nn.Linear, ShortConv | None]]:
         """The projections and convolutions of q, k and v."""
@@ -120,7 +117,7 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
         o = o[:, self.steps - 1 :: self.steps]
         z = self.gate(x)
         y = self.o_norm(o, None if z is None else z.view(o.shape))
-        return self.o_proj(y.flatten(2)), DeltaState(*inputs, kv)
+        return self.o_proj(y.flatten(2)), DeltaState(inputs[0], inputs[1], inputs[2], kv)
 
     def _in_steps(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, *strengths: Tensor) -> list[Tensor]:
         """Each token as several, of which the first decays and the last asks: (b, t, ...) as (b, steps·t, ...)."""
