@@ -44,29 +44,39 @@ class _Chunk(NamedTuple):
     v: Tensor  # (g, c, v)
     erase: Tensor  # (g, c, 1 or k)
     write: Tensor  # (g, c, 1 or v)
-    rows: Tensor  # (g, c, 2, k): b ∘ k and q
+    rows: Tensor  # (g, c, 2, k): -b ∘ k and q
     total: Tensor  # (g, c, 1 or k): G
-    far: Tensor  # (g, c, 1, 1 or k): e^{G_i}
+    since: Tensor  # (g, c, 1 or k): e^{G_i}
     until: Tensor  # (g, c, 1 or k): e^{G_c - G_j}
     scores: Tensor  # (g, c, 2, c)
+    inverse: Tensor  # (g, c, c): of I + A, A being minus the first kind of scores
 
     @classmethod
     def of(cls, parts: list[Tensor], at: slice, heads: int) -> "_Chunk":
         """Of the op's tensors (b, t, ·, ·) at a slice of tokens, in the precision of the decay, its fourth."""
-        q, k, v, g, b, w = parts
-        pad, dtype = padding(at.stop - at.start, g), g.dtype
-        q, k, v, g, b, w = (_load(x[:, at], heads, pad, dtype) for x in (q, k, v, g, b, w))
+        pad, dtype = padding(at.stop - at.start, parts[3]), parts[3].dtype
+        q, k, v, g, b, w = (_load(x[:, at], heads, pad, dtype) for x in parts)
         total = g.cumsum(1)
         rows = k.new_empty(*k.shape[:2], 2, k.shape[2])
-        torch.mul(b, k, out=rows[:, :, 0])
+        torch.mul(b, k, out=rows[:, :, 0]).neg_()
         rows[:, :, 1] = q
-        until = (total[:, -1:] - total).exp()
-        return cls(k, v, b, w, rows, total, total.exp()[:, :, None], until, decayed_scores(rows, k, total))
+        scores = decayed_scores(rows, k, total)
+        identity = torch.eye(k.shape[1], dtype=dtype).expand(len(k), -1, -1)
+        inverse = solve(scores[:, :, 0].neg(), identity)
+        return cls(k, v, b, w, rows, total, total.exp(), (total[:, -1:] - total).exp(), scores, inverse)
 
     @property
     def through(self) -> Tensor:
         """What is left of the state before the chunk, (g, 1 or k, 1)."""
-        return self.far[:, -1].mT
+        return self.since[:, -1:].mT
+
+    def far(self) -> Tensor:
+        """The rows as the state before the chunk meets them, (g, 2 c, k)."""
+        return (self.rows * self.since[:, :, None]).flatten(1, 2)
+
+    def near(self) -> Tensor:
+        """The keys as the state after the chunk holds them, (g, c, k)."""
+        return self.k * self.until
 
 
 class _Blocked(torch.autograd.Function):
@@ -80,12 +90,13 @@ class _Blocked(torch.autograd.Function):
         output, state, kept = torch.empty_like(v), past.flatten(0, 1), []
         with full_precision(v.device):
             for at in slices(v.shape[1], size):
-                if any(ctx.needs_input_grad):
-                    kept.append(state.clone())
                 chunk = _Chunk.of(parts, at, v.shape[2])
-                corrections, from_past = _corrections(chunk, state)
-                _store(from_past[:, :, 1].baddbmm(chunk.scores[:, :, 1], corrections), output[:, at], v.shape[2])
-                state.mul_(chunk.through).baddbmm_((chunk.k * chunk.until).mT, corrections)
+                read = torch.bmm(chunk.far(), state).view(*chunk.rows.shape[:3], -1)
+                corrections = torch.bmm(chunk.inverse, read[:, :, 0].addcmul_(chunk.v, chunk.write))
+                _store(read[:, :, 1].baddbmm_(chunk.scores[:, :, 1], corrections), output[:, at], v.shape[2])
+                if any(ctx.needs_input_grad):
+                    kept += state.clone(), corrections
+                state.mul_(chunk.through).baddbmm_(chunk.near().mT, corrections)
         ctx.save_for_backward(*parts, *kept)
         return output, past
 
@@ -101,57 +112,58 @@ class _Blocked(torch.autograd.Function):
         with full_precision(v.device):
             for at in reversed(slices(v.shape[1], ctx.size)):
                 chunk = _Chunk.of(parts, at, v.shape[2])
-                pad = chunk.k.shape[1] - (at.stop - at.start)
-                do_i = _load(do[:, at], v.shape[2], pad, log_decay.dtype)
-                for gradient, part in zip(gradients, _backward_(chunk, kept.pop(), do_i, dstate), strict=True):
+                do_i = _load(do[:, at], v.shape[2], chunk.k.shape[1] - (at.stop - at.start), log_decay.dtype)
+                corrections, state = kept.pop(), kept.pop()
+                own = _backward_(chunk, state, corrections, do_i, dstate)
+                for gradient, part in zip(gradients, own, strict=True):
                     _store(part, gradient[:, at], v.shape[2])
         return *gradients, None if ctx.begins else dpast, None
 
 
-def _corrections(chunk: _Chunk, state: Tensor) -> tuple[Tensor, Tensor]:
-    """What the tokens write, (g, c, v), and what both kinds of rows read of the state before them, (g, c, 2, v)."""
-    from_past = torch.bmm((chunk.rows * chunk.far).flatten(1, 2), state).unflatten(1, chunk.rows.shape[1:3])
-    right = torch.addcmul(from_past[:, :, 0].neg(), chunk.v, chunk.write)
-    return solve(chunk.scores[:, :, 0], right), from_past
-
-
-def _backward_(chunk: _Chunk, state: Tensor, do: Tensor, dstate: Tensor) -> tuple[Tensor, ...]:
+def _backward_(chunk: _Chunk, state: Tensor, corrections: Tensor, do: Tensor, dstate: Tensor) -> tuple[Tensor, ...]:
     """The gradients of the op's tensors; the state's, (g, k, v), becomes that of the state before the chunk."""
-    corrections, _ = _corrections(chunk, state)
-    near = chunk.k * chunk.until
-    dcorrections = torch.bmm(near, dstate).baddbmm_(chunk.scores[:, :, 1].mT, do)
-    dright = torch.linalg.solve_triangular(chunk.scores[:, :, 0].mT, dcorrections, upper=True, unitriangular=True)
-    d_read = torch.stack([-dright, do], 2)  # of what both kinds of rows read
+    dcorrections = torch.bmm(chunk.near(), dstate).baddbmm_(chunk.scores[:, :, 1].mT, do)
+    dread = torch.empty(*do.shape[:2], 2, do.shape[2], dtype=do.dtype)  # of what both kinds of rows read
+    dright = torch.bmm(chunk.inverse.mT, dcorrections, out=dread[:, :, 0])
+    dread[:, :, 1] = do
 
-    dscores = torch.bmm(d_read.flatten(1, 2), corrections.mT).view_as(chunk.scores)
+    dread = dread.flatten(1, 2)
+    dscores = torch.bmm(dread, corrections.mT).view_as(chunk.scores)
     dscores[:, :, 0].tril_(-1)
     dscores[:, :, 1].tril_()
     drows, dk = decayed_scores_backward(dscores, chunk.rows, chunk.k, chunk.total)
-    drows += torch.bmm(d_read.flatten(1, 2), state.mT).view_as(drows).mul_(chunk.far)
-    dk_near = torch.bmm(corrections, dstate.mT).mul_(chunk.until)
-    dk += dk_near
+    drows += torch.bmm(dread, state.mT).view_as(drows).mul_(chunk.since[:, :, None])
+    dnear = torch.bmm(corrections, dstate.mT).mul_(chunk.until)
+    dk += dnear
 
-    dtotal = (chunk.rows * drows).sum(2).addcmul_(chunk.k, dk, value=-1)
-    dlast = (chunk.k * dk_near).sum(1) + (state * dstate).mul_(chunk.through).sum(-1)
-    dtotal[:, -1] += dlast
-    if chunk.total.shape[2] == 1:
-        dtotal = dtotal.sum(2, keepdim=True)
+    channels = chunk.total.shape[2]
+    dtotal = _sum_to(channels, (chunk.rows * drows).sum(2).addcmul_(chunk.k, dk, value=-1))
+    dtotal[:, -1] += _sum_to(channels, (chunk.k * dnear).sum(1))
+    dtotal[:, -1] += _dot(state, dstate, channels) * chunk.since[:, -1]
     dlog_decay = dtotal.flip(1).cumsum(1).flip(1)
 
-    dstate.mul_(chunk.through).baddbmm_((chunk.rows * chunk.far).flatten(1, 2).mT, d_read.flatten(1, 2))
-    derased = drows[:, :, 0]
-    dk.addcmul_(chunk.erase, derased)
-    derase, dwrite = (
-        (derased * chunk.k).sum_to_size(chunk.erase.shape),
-        (dright * chunk.v).sum_to_size(chunk.write.shape),
+    dstate.mul_(chunk.through).baddbmm_(chunk.far().mT, dread)
+    derased = drows[:, :, 0].neg_()
+    derase, dwrite = _sum_to(chunk.erase.shape[2], derased * chunk.k), _sum_to(chunk.write.shape[2], dright * chunk.v)
+    return drows[:, :, 1], dk.addcmul_(chunk.erase, derased), dright * chunk.write, dlog_decay, derase, dwrite
+
+
+def _sum_to(channels: int, x: Tensor) -> Tensor:
+    """x, or with one channel the sum over its last axis."""
+    return x.sum(-1, keepdim=True) if channels == 1 else x
+
+
+def _dot(x: Tensor, y: Tensor, channels: int) -> Tensor:
+    """The dot products of the rows of x and y (g, k, v), (g, k), or with one channel of all of them, (g, 1)."""
+    return torch.bmm(x.reshape(-1, 1, y[0].numel() // channels), y.reshape(-1, y[0].numel() // channels, 1)).view(
+        len(y), channels
     )
-    return drows[:, :, 1], dk, dright * chunk.write, dlog_decay, derase, dwrite
 
 
 def _load(x: Tensor, heads: int, pad: int, dtype: torch.dtype) -> Tensor:
-    """(b, c, h, ·) as (g, c + pad, ·), contiguous, with shared heads repeated."""
-    x = x.transpose(1, 2)[:, :, None].expand(-1, -1, heads // x.shape[2], -1, -1)
-    return F.pad(x.to(dtype).flatten(0, 2), (0, 0, 0, pad))
+    """(b, c, h, ·) as (g, c + pad, ·), with shared heads repeated."""
+    x = x.transpose(1, 2)[:, :, None].expand(-1, -1, heads // x.shape[2], -1, -1).flatten(0, 2).to(dtype)
+    return F.pad(x, (0, 0, 0, pad)) if pad else x
 
 
 def _store(x: Tensor, into: Tensor, heads: int) -> None:
