@@ -76,6 +76,7 @@ class GatedDeltaNet(DeltaMixer):
             chunk_size=chunk_size,
         )
         self.decay = decay
+        self.b_proj = nn.Linear(dim, steps * self.num_v_heads, bias=False)
         if decay:
             self.a_proj = nn.Linear(dim, self.num_v_heads, bias=False)
             self.A_log = nn.Parameter(initial_a_log(self.num_v_heads, 0.01))
@@ -86,6 +87,10 @@ class GatedDeltaNet(DeltaMixer):
         if not self.decay:
             return x.new_zeros(*x.shape[:2], self.num_v_heads, dtype=state_dtype(x))
         return step_decay(self.a_proj(x), self.A_log, self.dt_bias)
+
+    def strengths(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        beta = self.strength(self.b_proj(x))
+        return beta, beta
 
     def gate(self, x: Tensor) -> Tensor | None:
         return None if self.g_proj is None else self.g_proj(x)

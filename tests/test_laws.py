@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 import mixers
-from mixers import H3, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
+from mixers import H3, KDA, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
 from mixers.testing import LAWS
 
 VARIANTS = {
@@ -35,6 +35,8 @@ VARIANTS = {
         GatedDeltaNet, num_heads=2, head_dim=5, num_v_heads=4, expand_v=1.0, conv_size=0, chunk_size=8
     ),
     "gated deltanet, no decay, no gate": partial(GatedDeltaNet, decay=False, gate="none", allow_neg_eigval=True),
+    "kda, bounded decay, chunks of 12": partial(KDA, decay_bound=-5.0, chunk_size=12, expand_v=2.0),
+    "kda, one head, no convolution": partial(KDA, num_heads=1, head_dim=7, conv_size=0, allow_neg_eigval=True),
     "gated deltanet, two steps": partial(GatedDeltaNet, steps=2, gate="sigmoid", allow_neg_eigval=True),
 }
 

@@ -28,7 +28,7 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
     """y = W_o norm_and_gate(Sᵀ q), where S ← Diag(e^g) S, S ← S + k (w ∘ v - Sᵀ(b ∘ k))ᵀ (ops/delta/reference.py).
 
     q, k and v pass a projection, a short convolution and silu; q and k are then divided by their length, and q by √k
-    as well. A subclass gives the decays g and the output's gate, and may give other strengths than b = w = β.
+    as well. A subclass gives the decays g, the strengths b and w and the output's gate.
 
     Args:
         dim: Width of the input and of the output.
@@ -65,7 +65,6 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
         self.q_proj = nn.Linear(dim, keys, bias=False)
         self.k_proj = nn.Linear(dim, steps * keys, bias=False)
         self.v_proj = nn.Linear(dim, steps * values, bias=False)
-        self.b_proj = nn.Linear(dim, steps * num_v_heads, bias=False)
         self.q_conv1d = self._conv(keys)
         self.k_conv1d = self._conv(steps * keys)
         self.v_conv1d = self._conv(steps * values)
@@ -83,11 +82,14 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
     def gate(self, x: Tensor) -> Tensor | None:
         """What the output is gated by, before its activation, (b, t, h·v)."""
 
+    @abstractmethod
     def strengths(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of erasing and of writing, (b, t, steps·h): both β = σ(W_b x), up to 2 with `allow_neg_eigval`."""
-        beta = precise(self.b_proj(x)).sigmoid()
-        beta = 2 * beta if self.allow_neg_eigval else beta
-        return beta, beta
+        """Those of erasing, b, and of writing, w, (b, t, steps·h) or with channels after it, in float32 or better."""
+
+    def strength(self, logits: Tensor, *, erases: bool = True) -> Tensor:
+        """σ of its logits, up to 2 with `allow_neg_eigval` where it erases."""
+        strength = precise(logits).sigmoid()
+        return 2 * strength if erases and self.allow_neg_eigval else strength
 
     def initial_state(self, batch: int) -> DeltaState:
         weight, taps = self.q_proj.weight, max(1, self.conv_size)

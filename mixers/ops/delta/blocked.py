@@ -87,7 +87,8 @@ class _Blocked(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.size, ctx.begins = size, past is None
         past = zero_state(k, v, log_decay.dtype) if past is None else past.clone()
-        output, state, kept = torch.empty_like(v), past.flatten(0, 1), []
+        output, state = torch.empty_like(v), past.flatten(0, 1)
+        kept: list[Tensor] = []
         with full_precision(v.device):
             for at in slices(v.shape[1], size):
                 chunk = _Chunk.of(parts, at, v.shape[2])
@@ -155,9 +156,9 @@ def _sum_to(channels: int, x: Tensor) -> Tensor:
 
 def _dot(x: Tensor, y: Tensor, channels: int) -> Tensor:
     """The dot products of the rows of x and y (g, k, v), (g, k), or with one channel of all of them, (g, 1)."""
-    return torch.bmm(x.reshape(-1, 1, y[0].numel() // channels), y.reshape(-1, y[0].numel() // channels, 1)).view(
-        len(y), channels
-    )
+    g, k, v = x.shape
+    count, width = g * channels, k * v // channels
+    return torch.bmm(x.view(count, 1, width), y.view(count, width, 1)).view(g, channels)
 
 
 def _load(x: Tensor, heads: int, pad: int, dtype: torch.dtype) -> Tensor:
