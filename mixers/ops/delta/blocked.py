@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mixers.ops.chunks import slices
 from mixers.ops.delta.chunkwise import padding, solve
 from mixers.ops.delta.reference import for_channels, zero_state
-from mixers.ops.delta.scores import decayed_scores, decayed_scores_backward
+from mixers.ops.delta.scores import Decays, decayed_scores, decayed_scores_backward
 from mixers.ops.precision import full_precision
 
 
@@ -45,9 +45,7 @@ class _Chunk(NamedTuple):
     erase: Tensor  # (g, c, 1 or k)
     write: Tensor  # (g, c, 1 or v)
     rows: Tensor  # (g, c, 2, k): -b ∘ k and q
-    total: Tensor  # (g, c, 1 or k): G
-    since: Tensor  # (g, c, 1 or k): e^{G_i}
-    until: Tensor  # (g, c, 1 or k): e^{G_c - G_j}
+    decays: Decays
     scores: Tensor  # (g, c, 2, c)
     inverse: Tensor  # (g, c, c): of I + A, A being minus the first kind of scores
 
@@ -56,27 +54,27 @@ class _Chunk(NamedTuple):
         """Of the op's tensors (b, t, ·, ·) at a slice of tokens, in the precision of the decay, its fourth."""
         pad, dtype = padding(at.stop - at.start, parts[3]), parts[3].dtype
         q, k, v, g, b, w = (_load(x[:, at], heads, pad, dtype) for x in parts)
-        total = g.cumsum(1)
+        decays = Decays.of(g)
         rows = k.new_empty(*k.shape[:2], 2, k.shape[2])
         torch.mul(b, k, out=rows[:, :, 0]).neg_()
         rows[:, :, 1] = q
-        scores = decayed_scores(rows, k, total)
+        scores = decayed_scores(rows, k, decays)
         identity = torch.eye(k.shape[1], dtype=dtype).expand(len(k), -1, -1)
         inverse = solve(scores[:, :, 0].neg(), identity)
-        return cls(k, v, b, w, rows, total, total.exp(), (total[:, -1:] - total).exp(), scores, inverse)
+        return cls(k, v, b, w, rows, decays, scores, inverse)
 
     @property
     def through(self) -> Tensor:
         """What is left of the state before the chunk, (g, 1 or k, 1)."""
-        return self.since[:, -1:].mT
+        return self.decays.since[:, -1:].mT
 
     def far(self) -> Tensor:
         """The rows as the state before the chunk meets them, (g, 2 c, k)."""
-        return (self.rows * self.since[:, :, None]).flatten(1, 2)
+        return (self.rows * self.decays.since[:, :, None]).flatten(1, 2)
 
     def near(self) -> Tensor:
         """The keys as the state after the chunk holds them, (g, c, k)."""
-        return self.k * self.until
+        return self.k * self.decays.until
 
 
 class _Blocked(torch.autograd.Function):
@@ -92,7 +90,7 @@ class _Blocked(torch.autograd.Function):
         with full_precision(v.device):
             for at in slices(v.shape[1], size):
                 chunk = _Chunk.of(parts, at, v.shape[2])
-                read = torch.bmm(chunk.far(), state).view(*chunk.rows.shape[:3], -1)
+                read = torch.bmm(chunk.far(), state).view(*chunk.rows.shape[:3], v.shape[3])
                 corrections = torch.bmm(chunk.inverse, read[:, :, 0].addcmul_(chunk.v, chunk.write))
                 _store(read[:, :, 1].baddbmm_(chunk.scores[:, :, 1], corrections), output[:, at], v.shape[2])
                 if any(ctx.needs_input_grad):
@@ -132,15 +130,15 @@ def _backward_(chunk: _Chunk, state: Tensor, corrections: Tensor, do: Tensor, ds
     dscores = torch.bmm(dread, corrections.mT).view_as(chunk.scores)
     dscores[:, :, 0].tril_(-1)
     dscores[:, :, 1].tril_()
-    drows, dk = decayed_scores_backward(dscores, chunk.rows, chunk.k, chunk.total)
-    drows += torch.bmm(dread, state.mT).view_as(drows).mul_(chunk.since[:, :, None])
-    dnear = torch.bmm(corrections, dstate.mT).mul_(chunk.until)
+    drows, dk = decayed_scores_backward(dscores, chunk.rows, chunk.k, chunk.decays)
+    drows += torch.bmm(dread, state.mT).view_as(drows).mul_(chunk.decays.since[:, :, None])
+    dnear = torch.bmm(corrections, dstate.mT).mul_(chunk.decays.until)
     dk += dnear
 
-    channels = chunk.total.shape[2]
+    channels = chunk.decays.since.shape[2]
     dtotal = _sum_to(channels, (chunk.rows * drows).sum(2).addcmul_(chunk.k, dk, value=-1))
     dtotal[:, -1] += _sum_to(channels, (chunk.k * dnear).sum(1))
-    dtotal[:, -1] += _dot(state, dstate, channels) * chunk.since[:, -1]
+    dtotal[:, -1] += _dot(state, dstate, channels) * chunk.decays.since[:, -1]
     dlog_decay = dtotal.flip(1).cumsum(1).flip(1)
 
     dstate.mul_(chunk.through).baddbmm_(chunk.far().mT, dread)

@@ -3,7 +3,7 @@
 With G_i = Σ_{s≤i} g_s within a chunk, S the state before it and (x, y)_ij = Σ x_i y_j e^{G_i - G_j}, what its tokens
 write, u_i, solves the triangular system u_i + Σ_{j<i} (b_i ∘ k_i, k_j) u_j = w_i ∘ v_i - Sᵀ(b_i ∘ k_i ∘ e^{G_i})
 (arXiv:2406.06484, section 3.2, with the decays of arXiv:2412.06464). Then o_i = Sᵀ(q_i ∘ e^{G_i}) + Σ_{j≤i} (q_i, k_j)
-u_j, and the next state is Diag(e^{G_c}) S + Σ_j (k_j ∘ e^{G_c - G_j}) u_jᵀ.
+u_j, and the next state is Diag(e^{G_c}) S + Σ_j (k_j ∘ e^{G_c - G_j}) u_jᵀ; scores.py has how it stays precise.
 
 Axes: as in reference.py, heads before time: (b, h, n, c, ·), n chunks. Both b ∘ k and q meet keys and the state, so
 they go as one tensor of two kinds, (b, h, n, c, 2, k).
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mixers.ops.chunks import by_chunks
 from mixers.ops.delta.reference import for_channels, zero_state
-from mixers.ops.delta.scores import decayed_scores
+from mixers.ops.delta.scores import Decays, decayed_scores
 from mixers.ops.precision import full_precision
 
 
@@ -51,12 +51,11 @@ def _equal_chunks(
     """The outputs (b, h, n, c, v) and the state after the last of n chunks."""
     c, pad = q.shape[-2], padding(q.shape[-2], log_decay)
     q, k, written, log_decay, erased = (F.pad(x, (0, 0, 0, pad)) for x in (q, k, written, log_decay, erased))
-    total = log_decay.cumsum(-2)
-    last = total[..., -1:, :]
+    decays = Decays.of(log_decay)
     rows = torch.stack([erased, q], -2)
-    systems, scores = decayed_scores(rows, k, total).unbind(-2)
-    far_erased, far_q = (rows * total.exp()[..., None, :]).unbind(-2)
-    near, through = (k * (last - total).exp()).mT, last.exp().mT
+    systems, scores = decayed_scores(rows, k, decays).unbind(-2)
+    far_erased, far_q = (rows * decays.since[..., None, :]).unbind(-2)
+    near, through = (k * decays.until).mT, decays.since[..., -1:, :].mT
     right = torch.cat([written, far_erased], -1)
     own, of_state = solve(systems, right).split([written.shape[-1], k.shape[-1]], -1)
 

@@ -33,7 +33,7 @@ def unsupported_reason(
         return "it is for keys up to 256 wide"
     if not find_spec("fla"):
         return "flash-linear-attention is not installed: pip install lit-mixers[kernels]"
-    if torch.cuda.get_device_capability(q.device)[0] == HOPPER and _wrong_on_hopper():
+    if torch.cuda.get_device_capability(q.device)[0] == HOPPER and wrong_on_hopper():
         return "its gradients are wrong on Hopper with Triton 3.4 to 3.7.0"
     return None
 
@@ -59,7 +59,7 @@ def fla(
     return output, state
 
 
-def _wrong_on_hopper() -> bool:
+def wrong_on_hopper() -> bool:
     try:
         triton = tuple(int(part) for part in version("triton").split("+")[0].split(".")[:3])
     except (PackageNotFoundError, ValueError):
