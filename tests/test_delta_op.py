@@ -115,12 +115,13 @@ def test_thousands_of_the_same_keys_stay_finite():
 
 
 @pytest.mark.parametrize("channels", [1, 6])
-def test_scores_are_their_definition_with_its_gradients(channels):
+def test_scores_and_decays_are_their_definition_with_its_gradients(channels):
     torch.manual_seed(0)
     x, y = torch.randn(2, 16, 3, 6, dtype=torch.float64), torch.randn(2, 16, 6, dtype=torch.float64)
     log_decay = -torch.rand(2, 16, channels, dtype=torch.float64)
+    for tensor in (x, y, log_decay):
+        tensor.requires_grad_()
     total, decays = log_decay.cumsum(1), Decays.of(log_decay)
-    x, y = x.requires_grad_(), y.requires_grad_()
     scores, expected = decayed_scores(x, y, decays), torch.zeros(2, 16, 3, 16, dtype=torch.float64)
     for i in range(16):
         for j in range(i + 1):
@@ -129,11 +130,13 @@ def test_scores_are_their_definition_with_its_gradients(channels):
     assert_close(scores, expected)
     assert_close(decays.since, total.exp())
     assert_close(decays.until, (total[:, -1:] - total).exp())
-    direction = torch.randn_like(scores) * (scores != 0)
-    assert_close(
-        decayed_scores_backward(direction, x.detach(), y.detach(), decays),
-        torch.autograd.grad(scores, (x, y), direction),
-    )
+
+    dsince, duntil, dscores = torch.randn_like(total), torch.randn_like(total), torch.randn_like(scores) * (scores != 0)
+    outputs, directions = (decays.since.log(), decays.until.log(), scores), (dsince, duntil, dscores)
+    wanted = torch.autograd.grad(outputs, (x, y, log_decay), directions, retain_graph=True)
+    with torch.no_grad():
+        dx, dy, dwithin = decayed_scores_backward(dscores, scores, x, y, decays)
+        assert_close((dx, dy, decays.backward(dsince, duntil, dwithin)), wanted)
 
 
 def test_a_sequence_on_a_cpu_runs_blocked_and_one_token_the_loop():

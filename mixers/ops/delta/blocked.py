@@ -1,8 +1,7 @@
 """The delta rule with decay on a CPU: one chunk after the other, with a custom backward.
 
-It computes what `chunkwise` does, in pieces that caches hold. For the gradients only the state before each chunk is
-kept; what lies within a chunk is computed again. The decay's gradient needs no products of its own: rows are only used
-times e^{G_i} and columns times e^{-G_j}, so that dG_i = x_i ∘ dx_i - k_i ∘ dk_i.
+It computes what `chunkwise` does, in pieces that caches hold. For the gradients the state before each chunk and what
+its tokens wrote are kept; what lies within a chunk is computed again.
 
 Axes: as in reference.py and scores.py, and g = b h, which batched products want.
 """
@@ -121,7 +120,8 @@ class _Blocked(torch.autograd.Function):
 
 def _backward_(chunk: _Chunk, state: Tensor, corrections: Tensor, do: Tensor, dstate: Tensor) -> tuple[Tensor, ...]:
     """The gradients of the op's tensors; the state's, (g, k, v), becomes that of the state before the chunk."""
-    dcorrections = torch.bmm(chunk.near(), dstate).baddbmm_(chunk.scores[:, :, 1].mT, do)
+    far, near = chunk.far(), chunk.near()
+    dcorrections = torch.bmm(near, dstate).baddbmm_(chunk.scores[:, :, 1].mT, do)
     dread = torch.empty(*do.shape[:2], 2, do.shape[2], dtype=do.dtype)  # of what both kinds of rows read
     dright = torch.bmm(chunk.inverse.mT, dcorrections, out=dread[:, :, 0])
     dread[:, :, 1] = do
@@ -130,18 +130,17 @@ def _backward_(chunk: _Chunk, state: Tensor, corrections: Tensor, do: Tensor, ds
     dscores = torch.bmm(dread, corrections.mT).view_as(chunk.scores)
     dscores[:, :, 0].tril_(-1)
     dscores[:, :, 1].tril_()
-    drows, dk = decayed_scores_backward(dscores, chunk.rows, chunk.k, chunk.decays)
-    drows += torch.bmm(dread, state.mT).view_as(drows).mul_(chunk.decays.since[:, :, None])
-    dnear = torch.bmm(corrections, dstate.mT).mul_(chunk.decays.until)
-    dk += dnear
+    drows, dk, dwithin = decayed_scores_backward(dscores, chunk.scores, chunk.rows, chunk.k, chunk.decays)
+    dfar, dnear = torch.bmm(dread, state.mT).view_as(drows), torch.bmm(corrections, dstate.mT)
+    drows.addcmul_(dfar, chunk.decays.since[:, :, None])
+    dk.addcmul_(dnear, chunk.decays.until)
 
-    channels = chunk.decays.since.shape[2]
-    dtotal = _sum_to(channels, (chunk.rows * drows).sum(2).addcmul_(chunk.k, dk, value=-1))
-    dtotal[:, -1] += _sum_to(channels, (chunk.k * dnear).sum(1))
-    dtotal[:, -1] += _dot(state, dstate, channels) * chunk.decays.since[:, -1]
-    dlog_decay = dtotal.flip(1).cumsum(1).flip(1)
+    channels = chunk.decays.since.shape[2]  # their gradients are those of the logarithms
+    dsince = _sum_to(channels, dfar.mul_(far.view_as(dfar)).sum(2))
+    dsince[:, -1] += _dot(state, dstate, channels) * chunk.decays.since[:, -1]
+    dlog_decay = chunk.decays.backward(dsince, _sum_to(channels, dnear.mul_(near)), dwithin)
 
-    dstate.mul_(chunk.through).baddbmm_(chunk.far().mT, dread)
+    dstate.mul_(chunk.through).baddbmm_(far.mT, dread)
     derased = drows[:, :, 0].neg_()
     derase, dwrite = _sum_to(chunk.erase.shape[2], derased * chunk.k), _sum_to(chunk.write.shape[2], dright * chunk.v)
     return drows[:, :, 1], dk.addcmul_(chunk.erase, derased), dright * chunk.write, dlog_decay, derase, dwrite

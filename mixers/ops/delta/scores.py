@@ -14,10 +14,12 @@ Axes: c and s tokens of a chunk, m kinds of rows, k channels, n blocks, ... any 
 channel c is a power of two.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+
+DecayGradients: TypeAlias = list[tuple[Tensor, ...]]  # of the logarithms of `between`, alone in it, or of `halves`
 
 
 class Decays(NamedTuple):
@@ -46,6 +48,22 @@ class Decays(NamedTuple):
             s *= 2
         return cls(since.exp(), until.exp(), None, tuple(halves))
 
+    def backward(self, dsince: Tensor, duntil: Tensor, dscores: DecayGradients) -> Tensor:
+        """The gradient of g, of those of the logarithms of `since`, `until`, and `between` or `halves`."""
+        if self.between is not None:
+            [(dbetween,)] = dscores
+            dbetween[..., -1, :] += duntil.squeeze(-1)
+            ones = torch.ones_like(dbetween[:1]).triu_()
+            return ones @ dsince + (ones @ dbetween).tril_(-1).sum(-1, keepdim=True)
+        for dsecond, dfirst in reversed(dscores):
+            s = dfirst.shape[-2]
+            first_since, second_since, first_until = _first(dsince, s, 2), _second(dsince, s, 2), _first(duntil, s, 2)
+            first_since[..., -1, :] += second_since.sum(-2)
+            second_since[..., -1, :] += first_until.sum(-2)
+            second_since += dsecond
+            first_until += dfirst
+        return dsince
+
 
 def decayed_scores(x: Tensor, y: Tensor, decays: Decays) -> Tensor:
     """The scores of rows x and columns y, of which x has m kinds."""
@@ -59,20 +77,26 @@ def decayed_scores(x: Tensor, y: Tensor, decays: Decays) -> Tensor:
     return scores
 
 
-def decayed_scores_backward(dscores: Tensor, x: Tensor, y: Tensor, decays: Decays) -> tuple[Tensor, Tensor]:
-    """The gradients of x and y; those of the scores of later columns have to be zero."""
+def decayed_scores_backward(
+    dscores: Tensor, scores: Tensor, x: Tensor, y: Tensor, decays: Decays
+) -> tuple[Tensor, Tensor, DecayGradients]:
+    """The gradients of x, y and the logarithms of decays; those of the scores of later columns have to be zero."""
     if decays.between is not None:
+        dbetween = (dscores * scores).sum(-2)
         dscores = (dscores * decays.between).flatten(-3, -2)
-        return (dscores @ y).view_as(x), dscores.mT @ x.flatten(-3, -2)
+        return (dscores @ y).view_as(x), dscores.mT @ x.flatten(-3, -2), [(dbetween,)]
     diagonal = dscores.diagonal(0, -3, -1).mT[..., None]
     dx, dy = diagonal * y[..., None, :], (diagonal * x).sum(-2)
+    dhalves: DecayGradients = []
     for since, until in decays.halves:
         s = since.shape[-2]
         quarter = _quarters(dscores, s).flatten(-3, -2)
         rows, columns = _second(x, s, 3) * since[..., None, :], _first(y, s, 2) * until
-        _second(dx, s, 3).add_((quarter @ columns).view_as(rows).mul_(since[..., None, :]))
-        _first(dy, s, 2).add_((quarter.mT @ rows.flatten(-3, -2)).mul_(until))
-    return dx, dy
+        drows, dcolumns = (quarter @ columns).view_as(rows), quarter.mT @ rows.flatten(-3, -2)
+        dhalves.append((rows.mul_(drows).sum(-2), columns.mul_(dcolumns)))
+        _second(dx, s, 3).addcmul_(drows, since[..., None, :])
+        _first(dy, s, 2).addcmul_(dcolumns, until)
+    return dx, dy, dhalves
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
