@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from mixers import GatedDeltaNet
+from mixers import DeltaNet, GatedDeltaNet
 from mixers.checks import UsageError
 from mixers.testing.law import extend_in_pieces
 
@@ -65,6 +65,19 @@ def test_it_is_the_equations_of_its_paper(options):
     mixer, x = GatedDeltaNet(DIM, **options).double(), torch.randn(1, 37, DIM, dtype=torch.float64)
     torch.nn.init.normal_(mixer.o_norm.weight)
     assert_close(mixer(x), loop(mixer, x[0])[None], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("gate", ["none", "silu"])
+def test_deltanet_is_the_same_without_decay(gate):
+    torch.manual_seed(0)
+    mixer, x = DeltaNet(DIM, gate=gate).double(), torch.randn(1, 20, DIM, dtype=torch.float64)
+    assert_close(mixer(x), loop(mixer, x[0])[None], rtol=1e-9, atol=1e-9)
+    assert not any(name in mixer.state_dict() for name in ("A_log", "dt_bias", "a_proj.weight"))
+
+
+def test_heads_of_deltanet_divide_the_width():
+    with pytest.raises(UsageError, match="num_heads=3 does not divide dim=32: write a number that does"):
+        DeltaNet(DIM, num_heads=3)
 
 
 def qwen(**options):
