@@ -4,6 +4,7 @@ from typing import Any
 
 from mixers.ops import (
     decay,
+    delta,
     gated_norm,
     long_conv,
     norm_after_gate,
@@ -21,6 +22,8 @@ OPS: dict[str, Op[Any]] = {
     "decayed_by_token": decay.decayed_by_token,
     "decayed_linear_attention": decay.decayed_linear_attention,
     "decayed_linear_attention_with_weights": decay.decayed_linear_attention_with_weights,
+    "delta_rule": delta.delta_rule,
+    "delta_rule_of_channels": delta.delta_rule_of_channels,
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
     "norm_after_gate": norm_after_gate.norm_after_gate,
