@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from mixers.ops import decay, gated_norm, long_conv, rotary, short_conv, state_space, wkv
+from mixers.ops import decay, dplr, gated_norm, long_conv, rotary, short_conv, state_space, wkv
 from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
     "apply_rotary": rotary.apply_rotary,
     "decayed_linear_attention": decay.decayed_linear_attention,
     "decayed_linear_attention_with_weights": decay.decayed_linear_attention_with_weights,
+    "dplr": dplr.dplr,
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
     "short_conv": short_conv.short_conv,

@@ -1,0 +1,20 @@
+"""The diagonal-plus-rank-one rule: `o, state = dplr(q, k, v, a, b, log_decay, state, chunk_size)`.
+
+Shapes are in reference.py.
+"""
+
+from torch import Tensor
+
+from mixers.ops.dplr.chunkwise import chunkwise
+from mixers.ops.dplr.reference import examples, reference
+from mixers.ops.op import Implementation, Op, single_token
+
+__all__ = ["dplr"]
+
+dplr: Op[tuple[Tensor, Tensor]] = Op(
+    reference,
+    [
+        Implementation("chunkwise", chunkwise, single_token),
+    ],
+    examples,
+)
