@@ -34,11 +34,11 @@ def chunkwise(
     """The output and the state after it; chunks are a power of two long."""
 
     def run(state: Tensor, *chunks: Tensor) -> tuple[Tensor, Tensor]:
-        batch, count, c = chunks[0].shape[:3]
+        batch, count, c, heads = chunks[0].shape[:4]
         missing = power_of_two(c) - c  # tokens that change nothing, after all others
         q, k, v, a, b, g = (F.pad(x, (0, 0, 0, 0, 0, missing)).transpose(2, 3).flatten(0, 2) for x in chunks)
         output, state = _equal_chunks(torch.stack([a, q], 2), torch.stack([b, k], 2), v, g.exp(), state, count)
-        return output.unflatten(0, (batch, count, -1)).transpose(2, 3)[:, :, :c], state
+        return output.unflatten(0, (batch, count, heads)).transpose(2, 3)[:, :, :c], state
 
     dtype = log_decay.dtype
     state = zero_state(k, v, log_decay) if state is None else state
@@ -69,7 +69,7 @@ def _equal_chunks(x: Tensor, y: Tensor, v: Tensor, decay: Tensor, state: Tensor,
     x, y = x * since, (y * until[:, :, None]).flatten(1, 2)
     # of u, what comes from the values, and the matrix that gives what comes from the state before
     solved = torch.linalg.solve_triangular(eye - ab, torch.cat([ak @ v, x[:, :, 0]], -1), upper=False, unitriangular=True)
-    parts = (z.unflatten(0, (len(state), count, -1)).unbind(1) for z in (solved, y, v, since[:, -1, 1]))
+    parts = (z.unflatten(0, (len(state), count, state.shape[1])).unbind(1) for z in (solved, y, v, since[:, -1, 1]))
     before, pairs = [], []
     for solved_i, y_i, v_i, through in zip(*parts, strict=True):
         before.append(state)

@@ -1,4 +1,4 @@
-"""A state whose transition is diagonal plus rank one, token by token: the rule of RWKV-7 (arXiv:2503.14456, Eq. 15).
+"""A state whose transition is diagonal plus rank one, token by token: the rule of RWKV-7 (arXiv:2503.14456).
 
 S_n = Diag(e^{g_n}) S_{n-1} + b_n (a_nᵀ S_{n-1}) + k_n v_nᵀ and o_n = S_nᵀ q_n: beside decaying and remembering a key
 with its value, as in linear attention with decay, a token reads the state with a and writes what it finds back under b,
