@@ -5,15 +5,17 @@ Shapes are in reference.py.
 
 from torch import Tensor
 
+from mixers.ops.dplr.blocked import blocked
 from mixers.ops.dplr.chunkwise import chunkwise
 from mixers.ops.dplr.reference import examples, reference
-from mixers.ops.op import Implementation, Op, single_token
+from mixers.ops.op import Implementation, Op, single_token, unless_sequence_on_cpu
 
 __all__ = ["dplr"]
 
 dplr: Op[tuple[Tensor, Tensor]] = Op(
     reference,
     [
+        Implementation("blocked", blocked, unless_sequence_on_cpu),
         Implementation("chunkwise", chunkwise, single_token),
     ],
     examples,
