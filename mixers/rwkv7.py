@@ -41,8 +41,8 @@ class RWKV7(RecurrentMixer[RWKV7State]):
 
     Initialisation depends on depth, and is theirs once `init_weights` was called, as the model does: the output is then
     zero, and so are the first matrices of the low-rank functions. Built alone, a mixer has the vectors of a first layer
-    and matrices as torch initialises them, since with theirs it would give nothing but zeros. The authors train w0 at
-    twice the learning rate, and let only the four square matrices decay.
+    and matrices as torch initialises them, since with theirs it would give nothing but zeros. Only the four square
+    matrices have weight decay, as theirs; w0, which they train at twice the learning rate, has that of all others.
 
     Args:
         dim: Width of the input and of the output.
@@ -92,6 +92,9 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         self.value = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim, bias=False)
         self.ln_x = nn.GroupNorm(dim // head_dim, dim, eps=1e-5 * head_dim)
+        self.optimizer_options = {"weight_decay": 0.0}
+        for linear in (self.receptance, self.key, self.value, self.output):
+            linear.optimizer_options = {"weight_decay": None}  # the run's own
         self._init_vectors(layer=0, depth=1)
         for matrix in (self.w1, self.a1, self.g1, self.w2, self.a2, self.g2):
             nn.init.uniform_(matrix, -(len(matrix) ** -0.5), len(matrix) ** -0.5)

@@ -16,7 +16,8 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
 
     Only matrices decay: embeddings, norms, biases and decay rates do not, nor does a vector of shape (1, 1, d). A
     module whose parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr`
-    and `weight_decay`; inner modules win over outer ones. The schedule scales all learning rates alike.
+    and `weight_decay`; inner modules win over outer ones, and with None return to the rule. The schedule scales all
+    learning rates alike.
 
     Which parameters share a group does not depend on `lr` and `weight_decay`, so both may change on resuming.
     """

@@ -68,7 +68,9 @@ def _equal_chunks(x: Tensor, y: Tensor, v: Tensor, decay: Tensor, state: Tensor,
     eye = torch.eye(c, dtype=v.dtype, device=v.device)
     x, y = x * since, (y * until[:, :, None]).flatten(1, 2)
     # of u, what comes from the values, and the matrix that gives what comes from the state before
-    solved = torch.linalg.solve_triangular(eye - ab, torch.cat([ak @ v, x[:, :, 0]], -1), upper=False, unitriangular=True)
+    solved = torch.linalg.solve_triangular(
+        eye - ab, torch.cat([ak @ v, x[:, :, 0]], -1), upper=False, unitriangular=True
+    )
     parts = (z.unflatten(0, (len(state), count, state.shape[1])).unbind(1) for z in (solved, y, v, since[:, -1, 1]))
     before, pairs = [], []
     for solved_i, y_i, v_i, through in zip(*parts, strict=True):
