@@ -27,11 +27,11 @@ class RWKV7(RecurrentMixer[RWKV7State]):
     """Time mixing of RWKV, version 7 "Goose" (arXiv:2503.14456, section 4).
 
     In each head the state S takes in a key and value, and gives up part of what it has under the key κ,
-    S_n = Diag(w) S_{n-1} - (κ ⊙ a) (κᵀ S_{n-1}) + k vᵀ, with a decay w and a rate a in (0, 1) for each channel, and
-    y = W_o (g ⊙ (GN(Sᵀ r) + (r · (r_k ⊙ k)) v)). Here r, k and v are projections, w, a and the gate g low-rank functions,
-    each of its own mix of a token with the one before, x_n + μ (x_{n-1} - x_n); log w = -e^{-½} σ(...); κ is k ⊙ k_k
-    divided by its length; and what is stored is k ⊙ (1 + (a - 1) k_a). The state and what it decays by are float32
-    whatever the autocast.
+    S_n = Diag(w) S_{n-1} - (κ ⊙ a) (κᵀ S_{n-1}) + k vᵀ, with a decay w and a rate a in (0, 1) for each channel. Then
+    y = W_o (g ⊙ (GN(Sᵀ r) + (r · (r_k ⊙ k)) v)). Here r, k and v are projections, w, a and the gate g low-rank
+    functions, each of its own mix of a token with the one before, x_n + μ (x_{n-1} - x_n); log w = -e^{-½} σ(...); κ is
+    k ⊙ k_k divided by its length; and the key that is stored is k ⊙ (1 + (a - 1) k_a). The state and what it decays by
+    are float32 whatever the autocast.
 
     Where this differs from the authors' model: the value residual is left out. There every layer but the first moves
     its values towards those of the first, which a mixer, a function of its own input, cannot see. So this is the
@@ -81,11 +81,12 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         if dim % head_dim:
             raise UsageError(f"head_dim={head_dim} does not divide dim={dim}: write {own_dim}, for example.")
         self.head_dim, self.chunk_size = head_dim, chunk_size
-        for name in ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a"):
-            self.register_parameter(name, nn.Parameter(torch.empty(1, 1, dim)))
-        for name, rank in (("w", decay_rank), ("a", rate_rank), ("g", gate_rank)):
-            self.register_parameter(f"{name}1", nn.Parameter(torch.empty(dim, rank)))
-            self.register_parameter(f"{name}2", nn.Parameter(torch.empty(rank, dim)))
+        mixes = (nn.Parameter(torch.empty(1, 1, dim)) for _ in range(6))
+        self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g = mixes
+        self.w0, self.a0, self.k_k, self.k_a = (nn.Parameter(torch.empty(1, 1, dim)) for _ in range(4))
+        ranks = decay_rank, rate_rank, gate_rank
+        self.w1, self.a1, self.g1 = (nn.Parameter(torch.empty(dim, rank)) for rank in ranks)
+        self.w2, self.a2, self.g2 = (nn.Parameter(torch.empty(rank, dim)) for rank in ranks)
         self.r_k = nn.Parameter(torch.empty(dim // head_dim, head_dim))
         self.receptance = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)

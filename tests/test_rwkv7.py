@@ -12,6 +12,12 @@ from mixers import RWKV7, LanguageModel
 
 DIM, LENGTH = 24, 11
 
+# Names in the order of the authors' arguments.
+MIXES = ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g")
+LOW_RANK = ("w0", "w1", "w2", "a0", "a1", "a2", "v0", "v1", "v2", "g1", "g2")
+KEYS = ("k_k", "k_a")
+SQUARE = ("receptance", "key", "value", "output")
+
 
 def built(dim=DIM, **options):
     """With random numbers for all vectors, so that each of them matters."""
@@ -70,14 +76,12 @@ def authors(monkeypatch):
 def test_it_is_the_authors_first_layer(authors, lengths):
     mixer, x = built(128), torch.randn(70, 128)
     w = {name: weight.squeeze() for name, weight in mixer.state_dict().items()}
-    vectors = "x_r x_w x_k x_v x_a x_g w0 w1 w2 a0 a1 a2 v0 v1 v2 g1 g2 k_k k_a".split()
-    matrices = "receptance key value output".split()
     with torch.no_grad():
         expected, previous, kv, _ = authors(
             *(0, 2, 64, x, torch.zeros(128), torch.empty(0), torch.zeros(2, 64, 64)),
-            *(w.get(name, torch.empty(0)) for name in vectors),
+            *(w.get(name, torch.empty(0)) for name in (*MIXES, *LOW_RANK, *KEYS)),
             w["r_k"].flatten(),
-            *(w[f"{name}.weight"].T for name in matrices),
+            *(w[f"{name}.weight"].T for name in SQUARE),
             *(w["ln_x.weight"], w["ln_x.bias"]),
         )
         state, outputs = mixer.initial_state(1), []
@@ -91,10 +95,10 @@ def test_it_is_the_authors_first_layer(authors, lengths):
 
 
 def test_a_checkpoint_of_the_authors_first_layer_loads_by_name():
-    shapes = {name: (1, 1, 128) for name in "x_r x_w x_k x_v x_a x_g w0 a0 v0 k_k k_a".split()}
+    shapes = dict.fromkeys((*MIXES, "w0", "a0", "v0", *KEYS), (1, 1, 128))
     shapes |= {"w1": (128, 32), "w2": (32, 128), "a1": (128, 32), "a2": (32, 128), "v1": (128, 32), "v2": (32, 128)}
     shapes |= {"g1": (128, 64), "g2": (64, 128), "r_k": (2, 64), "ln_x.weight": (128,), "ln_x.bias": (128,)}
-    shapes |= {f"{name}.weight": (128, 128) for name in ("receptance", "key", "value", "output")}
+    shapes |= {f"{name}.weight": (128, 128) for name in SQUARE}
     unknown = RWKV7(128).load_state_dict({name: torch.zeros(shape) for name, shape in shapes.items()}, strict=False)
     assert unknown.missing_keys == []
     assert sorted(unknown.unexpected_keys) == ["v0", "v1", "v2"]
@@ -144,7 +148,7 @@ def test_only_the_square_matrices_decay():
     mixer = RWKV7(128)
     decaying = parameter_groups(mixer, lr=1.0, weight_decay=0.1)[0]["params"]
     names = {name for name, weight in mixer.named_parameters() if any(weight is other for other in decaying)}
-    assert names == {"receptance.weight", "key.weight", "value.weight", "output.weight"}
+    assert names == {f"{name}.weight" for name in SQUARE}
 
 
 def test_an_option_out_of_range_is_refused():

@@ -89,7 +89,7 @@ class _Chunk(NamedTuple):
         c = power_of_two(at.stop - at.start)
         q, k, v, a, b, log_decay = (x[:, at] for x in inputs)
         x, y, decay = _load(a, c, q), _load(b, c, k), _load(log_decay, c).exp_()
-        n, _, _, width = x.shape
+        n = len(x)
         scores = x.new_zeros(n, 2 * c, 2 * c)
         _own(scores).copy_((x[:, :, 1:] * y).sum(-1))
         since, until = _ones(decay)
@@ -166,7 +166,7 @@ def _halves(x: Tensor, y: Tensor, since: Tensor, until: Tensor) -> Iterator[tupl
     size = 1
     while size < c:
         halves = n, c // (2 * size), 2, size, 2, width
-        left, right = until.view(*halves[:4], 1, width).unbind(2)
+        left, _ = until.view(*halves[:4], 1, width).unbind(2)
         first, second = since.view(halves).unbind(2)
         rows, columns = x.view(halves)[:, :, 1] * second, y.view(halves)[:, :, 0] * left
         yield size, rows.view(-1, 2 * size, width), columns.view(-1, 2 * size, width), second, left
