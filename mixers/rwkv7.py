@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from mixers.checks import UsageError, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.dplr import dplr
+from mixers.ops.tokenwise import tokenwise
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, h head, k key width, v value width (the same), r rank.
@@ -95,7 +96,7 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         self.ln_x = nn.GroupNorm(dim // head_dim, dim, eps=1e-5 * head_dim)
         self.optimizer_options = {"weight_decay": 0.0}
         for linear in (self.receptance, self.key, self.value, self.output):
-            linear.optimizer_options = {"weight_decay": None}  # the run's own
+            linear.optimizer_options = {"weight_decay": None}  # type: ignore[assignment]  # the run's own
         self._init_vectors(layer=0, depth=1)
         for matrix in (self.w1, self.a1, self.g1, self.w2, self.a2, self.g2):
             nn.init.uniform_(matrix, -(len(matrix) ** -0.5), len(matrix) ** -0.5)
@@ -132,22 +133,46 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         return RWKV7State(previous, previous.new_zeros(batch, h, self.head_dim, self.head_dim))
 
     def _mix(self, x: Tensor, state: RWKV7State | None) -> tuple[Tensor, RWKV7State]:
-        dtype = state_dtype(self.key.weight)
+        dtype, shape = state_dtype(self.key.weight), self.r_k.shape
         first = torch.zeros_like(x[:, :1]) if state is None else state.previous[:, None].to(x.dtype)
-        step = torch.cat([first, x[:, :-1]], 1) - x
         mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
-        x_r, x_w, x_k, x_v, x_a, x_g = (torch.addcmul(x, step, mix.to(x.dtype)) for mix in mixes)
-        r, k, v = self.receptance(x_r), self.key(x_k), self.value(x_v)
-        log_decay = -SLOWEST * (self.w0.to(dtype) + (x_w @ self.w1).tanh() @ self.w2).sigmoid()
-        rate = (self.a0 + x_a @ self.a1 @ self.a2).sigmoid()
-        gate = (x_g @ self.g1).sigmoid() @ self.g2
-        removed = F.normalize((k * self.k_k).to(dtype).unflatten(-1, (-1, self.head_dim)), dim=-1)
-        k = k * (1 + (rate - 1) * self.k_a)
-        r, k, v, log_decay, rate = (z.unflatten(-1, (-1, self.head_dim)) for z in (r, k, v, log_decay, rate))
+        x_r, x_w, x_k, x_v, x_a, x_g = tokenwise(_shifted, (x, torch.cat([first, x[:, :-1]], 1)), mixes)
+        r, k, v = (y.unflatten(-1, shape) for y in (self.receptance(x_r), self.key(x_k), self.value(x_v)))
+        decay, rate, gate = (
+            (x_w @ self.w1).tanh() @ self.w2,
+            x_a @ self.a1 @ self.a2,
+            (x_g @ self.g1).sigmoid() @ self.g2,
+        )
+        w0, a0, k_k, k_a = (weight.view(shape).to(dtype) for weight in (self.w0, self.a0, self.k_k, self.k_a))
+        inputs = k, *(y.unflatten(-1, shape) for y in (decay, rate))
+        k, removed, returned, log_decay = tokenwise(_keys, inputs, (w0, a0, k_k, k_a))
         past = None if state is None else state.kv
-        o, kv = dplr(r, k, v, -removed, removed * rate, log_decay, past, self.chunk_size)
-        y = self.ln_x(o.flatten(2).flatten(0, 1)).view(o.shape) + (r * k * self.r_k).sum(-1, keepdim=True) * v
-        return self.output(y.flatten(2) * gate), RWKV7State(x[:, -1].to(dtype), kv)
+        o, kv = dplr(r, k, v, removed, returned, log_decay, past, self.chunk_size)
+        weight, bias = (parameter.view(shape) for parameter in self.ln_x.parameters())
+        (y,) = tokenwise(self._normed, (o, r, k, v, gate.unflatten(-1, shape)), (self.r_k, weight, bias))
+        return self.output(y.flatten(2)), RWKV7State(x[:, -1].to(dtype), kv)
+
+    def _normed(
+        self, o: Tensor, r: Tensor, k: Tensor, v: Tensor, gate: Tensor, r_k: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor]:
+        """What is read and normalised, and the token's own value, gated."""
+        normed = torch.addcmul(bias, F.layer_norm(o, o.shape[-1:], eps=self.ln_x.eps), weight)
+        return (torch.addcmul(normed, (r * k * r_k).sum(-1, keepdim=True), v) * gate,)
+
+
+def _shifted(x: Tensor, before: Tensor, *mixes: Tensor) -> tuple[Tensor, ...]:
+    step = before - x
+    return tuple(torch.addcmul(x, step, mix.to(x.dtype)) for mix in mixes)
+
+
+def _keys(
+    k: Tensor, decay: Tensor, rate: Tensor, w0: Tensor, a0: Tensor, k_k: Tensor, k_a: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The key that is stored, what is read with and what is written under to remove, and the logarithm of the decay."""
+    rate = (rate + a0).sigmoid()
+    removed = F.normalize(k * k_k, dim=-1)
+    stored = torch.addcmul(k, k * k_a, rate - 1)
+    return stored.to(k.dtype), removed, -removed * rate, (decay + w0).sigmoid() * -SLOWEST
 
 
 def _rank(factor: float, dim: int) -> int:
