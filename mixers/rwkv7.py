@@ -15,7 +15,7 @@ from mixers.registry import register
 
 # Axes: b batch, t time, d channels, h head, k key width, v value width (the same), r rank.
 
-SLOWEST = math.exp(-0.5)  # -log of the fastest decay: every channel keeps more than 0.545 a step
+FASTEST = -math.exp(-0.5)  # log of the fastest decay: every channel keeps more than 0.545 a step
 
 
 class RWKV7State(NamedTuple):
@@ -147,7 +147,7 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         inputs = k, *(y.unflatten(-1, shape) for y in (decay, rate))
         k, removed, returned, log_decay = tokenwise(_keys, inputs, (w0, a0, k_k, k_a))
         past = None if state is None else state.kv
-        o, kv = dplr(r, k, v, removed, returned, log_decay, past, self.chunk_size)
+        o, kv = dplr(r, k, v, removed, returned, log_decay, past, self.chunk_size, FASTEST)
         weight, bias = (parameter.view(shape) for parameter in self.ln_x.parameters())
         (y,) = tokenwise(self._normed, (o, r, k, v, gate.unflatten(-1, shape)), (self.r_k, weight, bias))
         return self.output(y.flatten(2)), RWKV7State(x[:, -1].to(dtype), kv)
@@ -172,7 +172,7 @@ def _keys(
     rate = (rate + a0).sigmoid()
     removed = F.normalize(k * k_k, dim=-1)
     stored = torch.addcmul(k, k * k_a, rate - 1)
-    return stored.to(k.dtype), removed, -removed * rate, (decay + w0).sigmoid() * -SLOWEST
+    return stored.to(k.dtype), removed, -removed * rate, (decay + w0).sigmoid() * FASTEST
 
 
 def _rank(factor: float, dim: int) -> int:

@@ -1,8 +1,8 @@
 """What is computed within each token, a few tokens at a time: `y, z = tokenwise(f, (x, ...), (weight, ...))`.
 
 A chain of elementwise functions costs a CPU little arithmetic and much memory, in pages that the system must fill with
-zeros. On a CPU this runs the whole chain for as many tokens as a cache holds, keeps nothing but the inputs, and computes
-the chain again for the gradients.
+zeros. On a CPU this runs the whole chain for as many tokens as a cache holds, keeps nothing but the inputs, and
+computes the chain again for the gradients.
 
 Axes: b batch, t time. Inputs and outputs are (b, t, ...), weights of any shape.
 """

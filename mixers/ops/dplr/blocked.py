@@ -25,7 +25,15 @@ from mixers.ops.precision import full_precision
 
 
 def blocked(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, log_decay: Tensor, state: Tensor | None, chunk_size: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_decay: Tensor,
+    state: Tensor | None,
+    chunk_size: int,
+    lower_bound: float = -torch.inf,
 ) -> tuple[Tensor, Tensor]:
     """The output and the state after it; chunks are a power of two long."""
     inputs = [x.to(log_decay.dtype) for x in (q, k, v, a, b)]

@@ -21,9 +21,20 @@ from mixers.ops.op import Draw
 
 
 def reference(
-    q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, log_decay: Tensor, state: Tensor | None, chunk_size: int = 1
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    a: Tensor,
+    b: Tensor,
+    log_decay: Tensor,
+    state: Tensor | None,
+    chunk_size: int = 1,
+    lower_bound: float = -torch.inf,
 ) -> tuple[Tensor, Tensor]:
-    """The output, and the state after it. `chunk_size` is for other implementations."""
+    """The output, and the state after it.
+
+    `chunk_size` and `lower_bound`, of log_decay, are for other implementations.
+    """
     state = zero_state(k, v, log_decay) if state is None else state
     tensors = (x.to(log_decay.dtype).unbind(1) for x in (q, k, v, a, b, log_decay.exp()))
     outputs = []
@@ -48,4 +59,4 @@ def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Any, ...]:
     a = -F.normalize(key.float(), dim=-1).to(key.dtype)
     log_decay = -0.6065 * precise(batch, length, h, width).detach().sigmoid()
     wanted = (x.requires_grad_() for x in (a, -a.detach() * rate, log_decay))
-    return q, k, v, *wanted, precise(batch, h, width, width), 64 if dim > 64 else 16
+    return q, k, v, *wanted, precise(batch, h, width, width), 32 if dim > 64 else 16, -0.6066
