@@ -138,13 +138,10 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         mixes = (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         x_r, x_w, x_k, x_v, x_a, x_g = tokenwise(_shifted, (x, torch.cat([first, x[:, :-1]], 1)), mixes)
         r, k, v = (y.unflatten(-1, shape) for y in (self.receptance(x_r), self.key(x_k), self.value(x_v)))
-        decay, rate, gate = (
-            (x_w @ self.w1).tanh() @ self.w2,
-            x_a @ self.a1 @ self.a2,
-            (x_g @ self.g1).sigmoid() @ self.g2,
-        )
+        decay, rate = (x_w @ self.w1).tanh() @ self.w2, x_a @ self.a1 @ self.a2
+        gate = (x_g @ self.g1).sigmoid() @ self.g2
         w0, a0, k_k, k_a = (weight.view(shape).to(dtype) for weight in (self.w0, self.a0, self.k_k, self.k_a))
-        inputs = k, *(y.unflatten(-1, shape) for y in (decay, rate))
+        inputs = k, decay.unflatten(-1, shape), rate.unflatten(-1, shape)
         k, removed, returned, log_decay = tokenwise(_keys, inputs, (w0, a0, k_k, k_a))
         past = None if state is None else state.kv
         o, kv = dplr(r, k, v, removed, returned, log_decay, past, self.chunk_size, FASTEST)
@@ -157,7 +154,8 @@ class RWKV7(RecurrentMixer[RWKV7State]):
     ) -> tuple[Tensor]:
         """What is read and normalised, and the token's own value, gated."""
         normed = torch.addcmul(bias, F.layer_norm(o, o.shape[-1:], eps=self.ln_x.eps), weight)
-        return (torch.addcmul(normed, (r * k * r_k).sum(-1, keepdim=True), v) * gate,)
+        y = torch.addcmul(normed, (r * k * r_k).sum(-1, keepdim=True), v) * gate
+        return (y.to(gate.dtype),)
 
 
 def _shifted(x: Tensor, before: Tensor, *mixes: Tensor) -> tuple[Tensor, ...]:
