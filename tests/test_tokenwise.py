@@ -23,7 +23,7 @@ def tensors(monkeypatch):
 @pytest.mark.parametrize("used", [[0, 1], [0], [1]])
 def test_a_few_tokens_at_a_time_give_what_all_at_once_give(tensors, used):
     def gradients(outputs):
-        loss = sum((outputs[i].square().sum() for i in used))
+        loss = sum(outputs[i].square().sum() for i in used)
         return torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
 
     actual, expected = tokenwise(both, tensors[:2], tensors[2:]), both(*tensors)

@@ -3,10 +3,9 @@
 It computes what `chunkwise` does, in pieces that caches hold. For the gradients only the state before each chunk is
 kept; what lies within a chunk is computed again.
 
-The gradients of the decays come from those of what they multiply. Row i reads column j times e^{G_i - G_j}, with G the
-running sum of g, so that x_i ∘ dx_i is the gradient of the first G, and that of the second is -y_j ∘ dy_j; what the
-state after the chunk has from a channel is all times e^{G_c}. The gradient of g_n is the sum of those of the G that it
-is in.
+The gradients of the decays come from those of what they multiply: what is x e^{g_1 + g_2} in a product has the gradient
+dx from it, and each g in the exponent x ∘ dx. So only terms with a decay in them are summed, for each half by itself,
+and a gradient that is small because a decay is strong is not the difference of large ones.
 
 Axes: as in chunkwise.py.
 """
@@ -57,25 +56,23 @@ class _Blocked(torch.autograd.Function):
                 uv = chunk.pairs(after)
                 _store(torch.bmm(chunk.scores[:, 1::2], uv).baddbmm_(chunk.far[:, 1::2], after), output[:, at])
                 after = torch.baddbmm(chunk.through * after, chunk.near.mT, uv)
-        ctx.save_for_backward(*inputs, *kept, after)
+        ctx.save_for_backward(*inputs, *kept)
         return output, after.view(state.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
-        *saved, after = ctx.saved_tensors
-        inputs, kept = saved[:6], saved[6:]
+        inputs, kept = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
         v = inputs[2]
         do = torch.zeros_like(v) if do is None else do
-        dafter = torch.zeros_like(after) if dstate is None else dstate.flatten(0, 1)
+        dafter = torch.zeros_like(kept[0]) if dstate is None else dstate.flatten(0, 1)
         gradients = [torch.empty_like(x) for x in inputs]
         with full_precision(v.device):
             for at, before in zip(reversed(slices(v.shape[1], ctx.size)), reversed(kept), strict=True):
                 chunk = _Chunk.of(inputs, at)
-                *parts, dafter = chunk.gradients(_load(do[:, at], chunk.v.shape[1]), before, after, dafter)
+                *parts, dafter = chunk.gradients(_load(do[:, at], chunk.v.shape[1]), before, dafter)
                 for part, gradient in zip(parts, gradients, strict=True):
                     _store(part, gradient[:, at])
-                after = before
         return *gradients, None if ctx.begins else dafter.unflatten(0, (v.shape[0], v.shape[2])), None
 
 
@@ -129,7 +126,7 @@ class _Chunk(NamedTuple):
         u = torch.linalg.solve_triangular(self.system, found, upper=False, unitriangular=True)
         return torch.stack([u, self.v], 2).flatten(1, 2)
 
-    def gradients(self, do: Tensor, before: Tensor, after: Tensor, dafter: Tensor) -> tuple[Tensor, ...]:
+    def gradients(self, do: Tensor, before: Tensor, dafter: Tensor) -> tuple[Tensor, ...]:
         """Of q, k, v, a, b, log_decay and the state before, given those of the output and of the state after."""
         x, y, uv = self.x, self.y, self.pairs(before)
         n, c, _, width = x.shape
@@ -141,22 +138,44 @@ class _Chunk(NamedTuple):
         dbefore = torch.baddbmm(self.through * dafter, self.far.mT, dread)
         dx = torch.bmm(dread, before.mT).view(x.shape).mul_(self.since)
         dy = torch.bmm(uv, dafter.mT).view(y.shape).mul_(self.until)
+        exponents = [_of_rows(x * dx), (y * dy).sum(2)]
         dscores = torch.bmm(dread, uv.mT)
         own = _own(dscores)[..., None]
         dx[:, :, 1] += (own * y).sum(2)
         dy.addcmul_(own, x[:, :, 1:])
         since, until = _ones(self.decay)
-        for size, rows, columns, left, right in _halves(x, y, since, until):
+        for size, rows, columns, second, left in _halves(x, y, since, until):
             block = _blocks(dscores, size).flatten(0, 1)
-            halves = n, c // (2 * size), 2, size, 2, width
-            drows, dcolumns = dx.view(halves)[:, :, 1], dy.view(halves)[:, :, 0]
-            drows.addcmul_(torch.bmm(block, columns).view(drows.shape), left)
-            dcolumns.addcmul_(torch.bmm(block.mT, rows).view(dcolumns.shape), right)
-        of_a, of_q = (x * dx).unbind(2)
-        of_total = of_a + of_q - (y * dy).sum(2)
-        dlog_decay = of_total.flip(1).cumsum(1).flip(1).sub_(of_a).add_((after * dafter).sum(-1)[:, None])
+            halves = n, c // (2 * size), 2, size
+            drows = torch.bmm(block, columns).view(second.shape).mul_(second)
+            dcolumns = torch.bmm(block.mT, rows).view(drows.shape).mul_(left)
+            x_half, y_half = x.view(*halves, 2, width)[:, :, 1], y.view(*halves, 2, width)[:, :, 0]
+            dx.view(*halves, 2, width)[:, :, 1] += drows
+            dy.view(*halves, 2, width)[:, :, 0] += dcolumns
+            of_halves = torch.stack([dcolumns.mul_(y_half).sum(-2), _of_rows(drows.mul_(x_half))], 2)
+            exponents.append(of_halves.view(n, c, width))
+        dlog_decay = torch.bmm(_sums(c, x).expand(n, -1, -1), torch.cat(exponents, 1))
+        dlog_decay += (self.through * before * dafter).sum(-1)[:, None]
         (da, dq), (db, dk) = dx.unbind(2), dy.unbind(2)
         return dq, dk, dv, da, db, dlog_decay, dbefore
+
+
+def _of_rows(xdx: Tensor) -> Tensor:
+    """Of rows (..., c, 2, k), what goes to the decays up to each token: a's ends one token before q's, (..., c, k)."""
+    of_a, of_q = xdx.unbind(-2)
+    of_q[..., :-1, :] += of_a[..., 1:, :]
+    return of_q
+
+
+def _sums(c: int, like: Tensor) -> Tensor:
+    """Which of the exponents each g is in, (c, ·): those of the whole chunk's rows and columns, then of all halves."""
+    g, token = torch.arange(c, device=like.device)[:, None], torch.arange(c, device=like.device)
+    sums, size = [token >= g, token < g], 1
+    while size < c:
+        second, same = g // size % 2 == 1, g // size == token // size
+        sums.append(same & torch.where(second, token >= g, token < g))
+        size *= 2
+    return torch.cat(sums, 1).to(like.dtype)
 
 
 def _ones(decay: Tensor) -> tuple[Tensor, Tensor]:
