@@ -7,12 +7,12 @@ system. With U the rows u_i = a_iᵀ S_{i-1}, and each pair of letters the score
     O = qb U + qk V + (q decayed from the state before) S
     S ← Diag(decay of the chunk) S + bᵀ U + kᵀ V                 with b and k decayed to the chunk's end.
 
-Each channel decays alike for no two tokens, so a score Σ_c x_ic y_jc e^{...} is a product of matrices only where the
-decay between column and row splits at a token between them. Scores are therefore made by halves: between the rows of
-the second half of a block and the columns of the first, it splits at the middle, into what is left of the column there
-and of that at the row; then the same for each half. Blocks grow from one token to the chunk, and the decays within
-twice the block are products of those within halves. These are numbers up to one, multiplied: nothing overflows however
-strong the decay, and there is no quotient and no difference.
+Each channel has its own decay at each token, so scores Σ_c x_ic y_jc e^{...} are products of matrices only where the
+decay from column j to row i can be split at one token for all of them. It is split at the middle of a block, between
+rows of its second half and columns of its first, into what is left of the column at the middle and of that at the row;
+then the same for each half (secondary chunking as in arXiv:2312.06635, section 4.3, but all the way down). Blocks grow
+from one token to the chunk, and the decays within a block are products of those within its halves: numbers up to one,
+multiplied, so that nothing overflows however strong the decay, and no precision is lost in quotients or differences.
 
 Rows are a and q of each token in turn, a of what is before the token and q of what is after it; columns are b and k.
 
