@@ -58,8 +58,8 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dstate: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs, kept = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        v = inputs[2]
+        saved = ctx.saved_tensors  # once: checkpoints give them only once
+        inputs, kept, v = saved[:6], saved[6:], saved[2]
         do = torch.zeros_like(v) if do is None else do
         dafter = torch.zeros_like(kept[0]) if dstate is None else dstate.flatten(0, 1)
         gradients = [torch.empty_like(x) for x in inputs]
