@@ -7,6 +7,7 @@ import pytest
 import mixers
 from mixers import GLA, H3, HGRN2, S4D, Attention, Hyena, Lightning, LinearAttention, Mamba2, Retention
 from mixers import H3, KDA, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
+from mixers import H3, RWKV7, S4D, Attention, Hyena, LinearAttention, Retention
 from mixers.testing import LAWS
 
 VARIANTS = {
@@ -42,6 +43,9 @@ VARIANTS = {
     "h3, heads of 1": partial(H3, head_dim=1),
     "h3, heads of 4, chunks of 8, shift of 3": partial(H3, head_dim=4, chunk_size=8, shift_size=3, state_size=6),
     "h3, zero-order hold, no shift": partial(H3, shift_size=1, discretisation="zoh", spectrum="inv"),
+    "rwkv7, heads of 8, ranks of 5, chunks of 8": partial(
+        RWKV7, head_dim=8, decay_rank=5, rate_rank=5, gate_rank=5, chunk_size=8
+    ),
     "s4d, inv, bilinear, chunks of 8": partial(S4D, spectrum="inv", discretisation="bilinear", chunk_size=8),
     "s4d, real, no glu": partial(S4D, spectrum="real", glu=False, state_size=2),
     "mamba2, two groups, chunks of 5": partial(Mamba2, head_dim=8, n_groups=2, state_size=4, chunk_size=5),

@@ -41,8 +41,8 @@ def parameter_groups(model: nn.Module, rates: Rates) -> list[dict[str, Any]]:
     Only matrices decay: embeddings, norms, biases and decay rates do not, nor does a vector of shape (1, 1, d). Mixers,
     feed-forward layers and embeddings, the head among them, have multipliers of the learning rate. A module whose
     parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr`, the highest
-    learning rate for them, and `weight_decay`; inner modules win over outer ones. The schedule scales all learning
-    rates alike.
+    learning rate for them, and `weight_decay`; inner modules win over outer ones, and with None return to the rule. The
+    schedule scales all learning rates alike.
 
     Which parameters share a group does not depend on the rates, so that all of them may change on resuming.
     """

@@ -5,6 +5,7 @@ from typing import Any
 from mixers.ops import (
     decay,
     delta,
+    dplr,
     gated_norm,
     long_conv,
     norm_after_gate,
@@ -24,6 +25,7 @@ OPS: dict[str, Op[Any]] = {
     "decayed_linear_attention_with_weights": decay.decayed_linear_attention_with_weights,
     "delta_rule": delta.delta_rule,
     "delta_rule_of_channels": delta.delta_rule_of_channels,
+    "dplr": dplr.dplr,
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
     "norm_after_gate": norm_after_gate.norm_after_gate,
