@@ -31,10 +31,12 @@ VARIANTS = {
     "s4d, inv, bilinear, chunks of 8": partial(S4D, spectrum="inv", discretisation="bilinear", chunk_size=8),
     "s4d, real, no glu": partial(S4D, spectrum="real", glu=False, state_size=2),
     "hyena, no short convolution": partial(Hyena, short_width=1, max_length=41, filter_width=16),
+    "gated convolution, 9 tokens, biases": partial(mixers.GatedConv, width=9, bias=True),
 }
 
 # What a variant is meant not to do.
 EXEMPT = {("attention, window 1", "the_past_matters")}
+EXEMPT |= {("gated_conv", "the_past_matters")}  # it sees three tokens
 
 BUILDERS = {**mixers.available(), **VARIANTS}
 
