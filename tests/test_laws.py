@@ -32,6 +32,8 @@ VARIANTS = {
     "s4d, real, no glu": partial(S4D, spectrum="real", glu=False, state_size=2),
     "hyena, no short convolution": partial(Hyena, short_width=1, max_length=41, filter_width=16),
     "gated convolution, 9 tokens, biases": partial(mixers.GatedConv, width=9, bias=True),
+    "mlstm, chunks of 16, one head": partial(mixers.MLSTM, num_heads=1, chunk_size=16),
+    "mlstm, wide keys and values": partial(mixers.MLSTM, num_heads=2, expand_k=1.0, expand_v=2.0),
 }
 
 # What a variant is meant not to do.

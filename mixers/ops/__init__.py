@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mixers.ops import decay, gated_norm, long_conv, rotary, short_conv, state_space, wkv
+from mixers.ops import decay, gated_norm, long_conv, mlstm, rotary, short_conv, state_space, wkv
 from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
@@ -11,6 +11,7 @@ OPS: dict[str, Op[Any]] = {
     "decayed_linear_attention_with_weights": decay.decayed_linear_attention_with_weights,
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
+    "mlstm": mlstm.mlstm,
     "short_conv": short_conv.short_conv,
     "state_space": state_space.state_space,
     "state_space_attention": state_space.state_space_attention,
