@@ -16,10 +16,10 @@ GATE_CAP = 15.0  # of the gates' logarithms, as published
 
 @register("mlstm")
 class MLSTM(RecurrentMixer[MLSTMState]):
-    """y = W_out (σ(W_o x) ⊙ LN_h(h)), where h is what queries read from a gated sum of outer products (`mixers.ops.mlstm`).
+    """y = W_out (σ(W_o x) ⊙ LN_h(h)), where queries read h from a gated sum of outer products (see `mixers.ops.mlstm`).
 
     With cap(u) = 15 tanh(u / 15), of each head the input gate is exp(cap(W_i x + b_i)), the forget gate
-    σ(cap(W_f x + b_f)), and each head's output is normalised alone. This is the mixer of xLSTM-7B (arXiv:2503.13427);
+    σ(cap(W_f x + b_f)), and its output is normalised alone. This is the mixer of xLSTM-7B (arXiv:2503.13427);
     the first paper's, between an up- and a down-projection, is not here.
 
     Gates do not depend on the input at the start: b_i = -10, and b_f from 3 to 6 over the heads. Other weights are
