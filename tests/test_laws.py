@@ -34,6 +34,7 @@ VARIANTS = {
     "gated convolution, 9 tokens, biases": partial(mixers.GatedConv, width=9, bias=True),
     "mlstm, chunks of 16, one head": partial(mixers.MLSTM, num_heads=1, chunk_size=16),
     "mlstm, wide keys and values": partial(mixers.MLSTM, num_heads=2, expand_k=1.0, expand_v=2.0),
+    "based, chunks of 5, features of 3": partial(mixers.Based, num_heads=2, feature_dim=3, chunk_size=5),
 }
 
 # What a variant is meant not to do.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mixers.ops import decay, gated_norm, long_conv, mlstm, rotary, short_conv, state_space, wkv
+from mixers.ops import decay, gated_norm, long_conv, mlstm, rotary, short_conv, state_space, taylor, wkv
 from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
@@ -15,5 +15,6 @@ OPS: dict[str, Op[Any]] = {
     "short_conv": short_conv.short_conv,
     "state_space": state_space.state_space,
     "state_space_attention": state_space.state_space_attention,
+    "taylor_attention": taylor.taylor_attention,
     "wkv": wkv.wkv,
 }
