@@ -11,6 +11,8 @@ from mixers.registry import register
 
 # Axes: b batch, h head, v value width, f features of a key.
 
+HEAD_DIM = 64  # of values, where the number of heads is not given
+
 
 class BasedState(NamedTuple):
     kv: Tensor  # (b, h, f, v + 1): Σ φ(k_m) (v_m, 1)ᵀ
@@ -29,7 +31,8 @@ class Based(RecurrentMixer[BasedState]):
 
     Args:
         dim: Width of the input and of the output.
-        num_heads: Number of heads; values are dim / num_heads wide.
+        num_heads: Number of heads; values are dim / num_heads wide. None takes dim / 64, the paper's 16 at width 1024,
+            or the next lower number that divides dim.
         feature_dim: Width of queries and keys of a head. The paper has 16.
         chunk_size: Tokens mixed in parallel before the state is carried on. Changes speed and memory, not the result.
 
@@ -39,8 +42,10 @@ class Based(RecurrentMixer[BasedState]):
 
     changeable_options = frozenset({"chunk_size"})
 
-    def __init__(self, dim: int, *, num_heads: int = 16, feature_dim: int = 16, chunk_size: int = 128):
+    def __init__(self, dim: int, *, num_heads: int | None = None, feature_dim: int = 16, chunk_size: int = 128):
         super().__init__(dim)
+        if num_heads is None:
+            num_heads = next(n for n in range(max(1, dim // HEAD_DIM), 0, -1) if dim % n == 0)
         at_least(1, num_heads=num_heads, feature_dim=feature_dim, chunk_size=chunk_size)
         if dim % num_heads:
             raise UsageError(f"num_heads={num_heads} does not divide dim={dim}.")

@@ -93,3 +93,8 @@ def test_weights_after_thousands_of_tokens_are_those_of_float64():
 def test_wrong_heads_are_refused_by_name():
     with pytest.raises(ValueError, match="num_heads=3 does not divide dim=32"):
         Based(32, num_heads=3)
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(1024, 16), (256, 4), (32, 1), (200, 2), (1, 1)])
+def test_heads_are_64_wide_unless_told_otherwise(dim, heads):
+    assert Based(dim).num_heads == heads
