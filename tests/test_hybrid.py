@@ -149,7 +149,7 @@ def test_a_hybrid_trains_is_resumed_and_writes(run: Path, capsys: pytest.Capture
     first, second = map(complete, content["hyper_parameters"]["pattern"])
     assert (first.options["chunk_size"], second.options["num_heads"]) == (16, 2)
     assert types_of(LitLanguageModel.load_from_checkpoint(run).model) == [Retention, Attention]
-    main(["generate", "--ckpt_path=last", "--prompt=the state", "--max_new_tokens=3"])
+    main(["generate", "--ckpt_path=last", "--prompt=the state", "--max_tokens=3"])
     assert "the state" in capsys.readouterr().out
 
 
