@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 import mixers
-from mixers import H3, S4D, Attention, Hyena, LinearAttention, Retention
+from mixers import GLA, H3, HGRN2, S4D, Attention, Hyena, Lightning, LinearAttention, Mamba2, Retention
 from mixers.testing import LAWS
 
 VARIANTS = {
@@ -30,6 +30,12 @@ VARIANTS = {
     "h3, zero-order hold, no shift": partial(H3, shift_size=1, discretisation="zoh", spectrum="inv"),
     "s4d, inv, bilinear, chunks of 8": partial(S4D, spectrum="inv", discretisation="bilinear", chunk_size=8),
     "s4d, real, no glu": partial(S4D, spectrum="real", glu=False, state_size=2),
+    "mamba2, two groups, chunks of 5": partial(Mamba2, head_dim=8, n_groups=2, state_size=4, chunk_size=5),
+    "mamba2, clamped steps, no convolution": partial(Mamba2, time_step_limit=(0.002, 0.05), conv_width=1, expand=1.0),
+    "lightning, two heads, chunks of 5": partial(Lightning, num_heads=2, chunk_size=5),
+    "gla, two heads, chunks of 24": partial(GLA, num_heads=2, expand_k=1.0, expand_v=2.0, chunk_size=24),
+    "gla, strong decays, rank 3": partial(GLA, gate_normalizer=0.5, gate_rank=3),
+    "hgrn2, heads of 8, chunks of 20": partial(HGRN2, head_dim=8, chunk_size=20),
     "hyena, no short convolution": partial(Hyena, short_width=1, max_length=41, filter_width=16),
     "gated convolution, 9 tokens, biases": partial(mixers.GatedConv, width=9, bias=True),
     "mlstm, chunks of 16, one head": partial(mixers.MLSTM, num_heads=1, chunk_size=16),

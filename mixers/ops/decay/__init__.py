@@ -12,7 +12,8 @@ from mixers.ops.decay import fla
 from mixers.ops.decay.blocked import blocked, unsupported_reason
 from mixers.ops.decay.chunkwise import chunkwise
 from mixers.ops.decay.reference import DecayState, examples, examples_without_weights, reference
-from mixers.ops.op import Implementation, Op, single_token
+from mixers.ops.decay.segmented import segmented
+from mixers.ops.op import Implementation, Op, single_token, unless_sequence_on_cpu
 
 __all__ = ["DecayState", "decayed_linear_attention", "decayed_linear_attention_with_weights"]
 
@@ -34,6 +35,7 @@ def _without_weights(run: Callable[..., WithWeights]) -> Callable[..., tuple[Ten
 
 on_any_device = [
     Implementation("blocked", blocked, unsupported_reason),
+    Implementation("segmented", segmented, unless_sequence_on_cpu),
     Implementation("chunkwise", chunkwise, single_token),
 ]
 

@@ -24,6 +24,8 @@ from mixers.ops.precision import full_precision, in_product_dtype
 def unsupported_reason(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, *_: Any) -> str | None:
     if log_decay.ndim > 1 or log_decay.requires_grad:
         return "it is for a decay of each head that is not learned"
+    if q.shape[2] != v.shape[2]:
+        return "it is for heads with keys of their own"
     return unless_sequence_on_cpu(q)
 
 
@@ -112,7 +114,7 @@ def _chunks(length: int, size: int, log_decay: Tensor, dtype: torch.dtype) -> It
         if at.stop - at.start != c:
             c = at.stop - at.start
             total = fixed_total(log_decay, c)[:, 0]
-            within, (since, until, through) = decay_mask(total).squeeze(-1).to(dtype), Decays.of(total)
+            within, (since, until, through) = decay_mask(total).to(dtype), Decays.of(total)
             decays = Decays(since.to(dtype), until.to(dtype), through)
         yield at, within, decays
 

@@ -6,8 +6,11 @@ channel has its own decay, it cannot be taken out of q_i · k_j; scores are then
 block's rows and the columns before it the decay is split at the token before the block, so that the scores are again
 products of matrices (secondary chunking, arXiv:2312.06635, section 4.3).
 
+Where all channels of a head decay alike, the decay is taken to the values and outputs, so that heads that share their
+queries and keys share the products with the state, too.
+
 Axes: as in reference.py, heads before time: (b, h, n, c, ·). G is (b, h, n, c, k), with k = 1 where all channels of a
-head decay alike, or (h, 1, c, 1) where all tokens do, too.
+head decay alike, or (h, 1, c, 1) where all tokens do, too. s is h / g, the heads that share a key.
 """
 
 from typing import NamedTuple
@@ -17,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixers.ops.chunks import by_chunks, slices
-from mixers.ops.decay.reference import DecayState, for_channels
+from mixers.ops.decay.reference import DecayState, for_channels, for_heads
 from mixers.ops.precision import full_precision, in_product_dtype
 
 ROWS = 16  # in a block of scores that are computed channel by channel
@@ -45,7 +48,7 @@ def chunkwise(
     def run(state: DecayState | None, *chunks: Tensor) -> tuple[Tensor, Tensor, DecayState]:
         q, k, v, *varying = (x.permute(0, 3, 1, 2, 4) for x in chunks)
         total = varying[0].cumsum(-2) if varying else fixed_total(log_decay, q.shape[3])
-        output, weight, state = _equal_chunks(q, k, v, total, state)
+        output, weight, state = equal_chunks(q, k, v, total, state)
         return output.permute(0, 2, 3, 1, 4), weight.permute(0, 2, 3, 1), state
 
     varying = [] if log_decay.ndim == 1 else [for_channels(log_decay)]
@@ -60,44 +63,46 @@ def fixed_total(log_decay: Tensor, c: int) -> Tensor:
 
 
 def decay_mask(total: Tensor) -> Tensor:
-    """e^{G_i - G_j} for j ≤ i, and 0 for later j, of G (..., c, k): (..., c, c, k)."""
+    """e^{G_i - G_j} for j ≤ i, and 0 for later j, of G (..., c, 1): (..., c, c)."""
     c = total.shape[-2]
-    later = torch.ones(c, c, device=total.device, dtype=torch.bool).triu(1)[..., None]
-    return (total[..., :, None, :] - total[..., None, :, :]).masked_fill(later, -torch.inf).exp()
+    return _decay_since_earlier(total).squeeze(-1) + torch.eye(c, device=total.device, dtype=total.dtype)
 
 
-def _equal_chunks(
+def _decay_since_earlier(total: Tensor) -> Tensor:
+    """e^{G_i - G_j} for j < i, else 0, of G (..., c, k): (..., c, c, k).
+
+    What a token reads of itself has no part in it, so that its rounding is not in the gradient of the decay either.
+    """
+    c = total.shape[-2]
+    not_earlier = torch.ones(c, c, device=total.device, dtype=torch.bool).triu()[..., None]
+    return (total[..., :, None, :] - total[..., None, :, :]).masked_fill(not_earlier, -torch.inf).exp()
+
+
+def equal_chunks(
     q: Tensor, k: Tensor, v: Tensor, total: Tensor, state: DecayState | None
 ) -> tuple[Tensor, Tensor, DecayState]:
     """The outputs (b, h, n, c, v), the weights (b, h, n, c) and the state after the last of n chunks."""
-    precise, decays = total.dtype, Decays.of(total)
-    scores = _scores(q, k, total)
-    output, weight = scores @ v, scores.sum(-1, dtype=precise)
-    k = k * decays.until.to(k.dtype)
-    added = DecayState(k.mT @ v, k.sum(-2, dtype=precise))
+    if total.shape[-1] > 1:
+        q, k = (for_heads(x, v.shape[1], 1) for x in (q, k))
+    decays, alike = Decays.of(total), total.shape[-1] == 1
+    scores = _scores(q, k, total, v.shape[1])
+    output, weight = scores @ v, scores.sum(-1, dtype=total.dtype)
+    added = _added(k, v, decays, alike)
     if state is None and q.shape[2] == 1:
-        return output, weight, DecayState(added.kv[:, :, 0].to(precise), added.k[:, :, 0])
-
-    if state is None:
-        state = DecayState(*(torch.zeros_like(x[:, :, 0], dtype=precise) for x in added))
-    through, before = decays.through, []
-    through = through.expand(*through.shape[:-3], q.shape[2], -1, -1)
-    for kv, z, kept in zip(added.kv.unbind(2), added.k.unbind(2), through.unbind(-3), strict=True):
-        before.append(state)
-        state = DecayState(torch.addcmul(kv, state.kv, kept), torch.addcmul(z, state.k, kept[..., 0]))
-    past = DecayState(*(torch.stack(parts, 2) for parts in zip(*before, strict=True)))
-    q = q * decays.since.to(q.dtype)
-    output = output + q @ past.kv.to(q.dtype)
-    return output, weight + (q.to(precise) @ past.k[..., None]).squeeze(-1), state
+        return output, weight, DecayState(*(x[:, :, 0].to(total.dtype) for x in added))
+    past, state = _states(added, decays.through, state)
+    far, far_weight = _read(q, past, decays, alike)
+    return output + far, weight + far_weight, state
 
 
-def _scores(q: Tensor, k: Tensor, total: Tensor) -> Tensor:
+def _scores(q: Tensor, k: Tensor, total: Tensor, heads: int) -> Tensor:
     """q_i · k_j, each channel times its e^{G_i - G_j}, for j ≤ i, and 0 for later j: (b, h, n, c, c)."""
     if total.shape[-1] == 1:
-        return (q @ k.mT) * decay_mask(total).squeeze(-1).to(q.dtype)
-    blocks, c = [], q.shape[-2]
+        return for_heads(q @ k.mT, heads, 1) * decay_mask(total).to(q.dtype)
+    blocks, c, own = [], q.shape[-2], (q * k).sum(-1)
     for at in slices(c, ROWS):
-        near = (q[..., at, None, :] * k[..., None, at, :] * decay_mask(total[..., at, :])).sum(-1).to(q.dtype)
+        near = (q[..., at, None, :] * k[..., None, at, :] * _decay_since_earlier(total[..., at, :])).sum(-1)
+        near = near.to(q.dtype) + own[..., at].diag_embed()
         if at.start > 0:
             split = total[..., at.start - 1 : at.start, :]
             rows = q[..., at, :] * (total[..., at, :] - split).exp().to(q.dtype)
@@ -105,3 +110,49 @@ def _scores(q: Tensor, k: Tensor, total: Tensor) -> Tensor:
             near = torch.cat([rows @ columns.mT, near], -1)
         blocks.append(F.pad(near, (0, c - at.stop)))
     return torch.cat(blocks, -2)
+
+
+def _added(k: Tensor, v: Tensor, decays: Decays, alike: bool) -> DecayState:
+    """What each chunk adds to the state, (b, h, n, k, v) and (b, h, n, k)."""
+    precise = decays.until.dtype
+    if not alike:
+        k = k * decays.until.to(k.dtype)
+        return DecayState(k.mT @ v, k.sum(-2, dtype=precise))
+    h, g = v.shape[1], k.shape[1]
+    until = decays.until.expand(*v.shape[:-1], 1)
+    kv = _apart(k.mT @ _together(v * until.to(v.dtype), g), h)
+    return DecayState(kv, _apart(k.to(precise).mT @ _together(until, g), h).squeeze(-1))
+
+
+def _read(q: Tensor, past: DecayState, decays: Decays, alike: bool) -> tuple[Tensor, Tensor]:
+    """What each token reads of the state before its chunk, (b, h, n, c, v), and the weight of it, (b, h, n, c)."""
+    precise, (kv, z) = past.k.dtype, (past.kv.to(q.dtype), past.k[..., None])
+    if not alike:
+        q = q * decays.since.to(q.dtype)
+        return q @ kv, (q.to(precise) @ z).squeeze(-1)
+    h, g = kv.shape[1], q.shape[1]
+    output = _apart(q @ _together(kv, g), h) * decays.since.to(q.dtype)
+    return output, (_apart(q.to(precise) @ _together(z, g), h) * decays.since).squeeze(-1)
+
+
+def _states(added: DecayState, through: Tensor, state: DecayState | None) -> tuple[DecayState, DecayState]:
+    """The states before the chunks, stacked as what they add, and the one after the last."""
+    if state is None:
+        state = DecayState(*(torch.zeros_like(x[:, :, 0], dtype=through.dtype) for x in added))
+    before, n = [], added.kv.shape[2]
+    through = through.expand(*through.shape[:-3], n, -1, -1)
+    for kv, z, kept in zip(added.kv.unbind(2), added.k.unbind(2), through.unbind(-3), strict=True):
+        before.append(state)
+        state = DecayState(torch.addcmul(kv, state.kv, kept), torch.addcmul(z, state.k, kept[..., 0]))
+    return DecayState(*(torch.stack(parts, 2) for parts in zip(*before, strict=True))), state
+
+
+def _together(x: Tensor, groups: int) -> Tensor:
+    """The heads of each group side by side: (b, g s, n, c, v) as (b, g, n, c, s v)."""
+    return x if x.shape[1] == groups else x.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2, 5).flatten(4)
+
+
+def _apart(x: Tensor, heads: int) -> Tensor:
+    """`_together` undone: (b, g, n, c, s v) as (b, g s, n, c, v)."""
+    g = x.shape[1]
+    return x if g == heads else x.unflatten(-1, (heads // g, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)

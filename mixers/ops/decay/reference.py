@@ -8,10 +8,11 @@ and key channel, as in gated linear attention (arXiv:2312.06635).
 The weight of what is read, w_n = q_n · z_n with z_n = e^{g_n} z_{n-1} + k_n, is what o_n would be if v were one:
 retention's third normaliser and linear attention's denominator.
 
-Axes: b batch, t time, h head, k key width, v value width, n chunk, c and s tokens of a chunk.
-q and k are (b, t, h, k), v is (b, t, h, v). log_decay is g ≤ 0, finite, (h,), (b, t, h) or (b, t, h, k), in float32 or
-better: bfloat16 rounds 1 - 2^-9 to 1. The output is (b, t, h, v) in v's dtype, the weight (b, t, h) and the state in
-log_decay's dtype. The state is None before the first token.
+Axes: b batch, t time, h head, g group of heads, k key width, v value width, n chunk, c tokens of a chunk.
+v is (b, t, h, v), and q and k are (b, t, h, k), or (b, t, g, k) where h / g heads that follow each other share them, as
+in Mamba-2. log_decay is g ≤ 0, finite, (h,), (b, t, h) or (b, t, h, k), in float32 or better: bfloat16 rounds 1 - 2^-9
+to 1. The output is (b, t, h, v) in v's dtype, the weight (b, t, h) and the state in log_decay's dtype. The state is
+None before the first token.
 """
 
 from typing import Any, NamedTuple
@@ -30,10 +31,10 @@ class DecayState(NamedTuple):
 
     @classmethod
     def zero(cls, k: Tensor, v: Tensor, dtype: torch.dtype) -> "DecayState":
-        """The state before the first of k (b, t, h, k) and v (b, t, h, v)."""
-        b, _, h, width = k.shape
-        kv = k.new_zeros(b, h, width, v.shape[-1], dtype=dtype)
-        return cls(kv, kv.new_zeros(b, h, width))
+        """The state before the first of k (b, t, g, k) and v (b, t, h, v)."""
+        b, _, h, width = v.shape
+        kv = k.new_zeros(b, h, k.shape[-1], width, dtype=dtype)
+        return cls(kv, kv.new_zeros(kv.shape[:3]))
 
 
 def reference(
@@ -42,6 +43,7 @@ def reference(
     """The output, the weight of what was read, and the state after it. `chunk_size` is for other implementations."""
     state = DecayState.zero(k, v, log_decay.dtype) if state is None else state
     outputs, weights = [], []
+    q, k = (for_heads(x, v.shape[2], 2) for x in (q, k))
     decays = for_channels(log_decay).exp().expand(-1, q.shape[1], -1, -1)
     for q_n, k_n, v_n, decay in zip(*(x.to(log_decay.dtype).unbind(1) for x in (q, k, v, decays)), strict=True):
         kv = (state.kv * decay[..., None]).addcmul_(k_n[..., :, None], v_n[..., None, :])
@@ -49,6 +51,12 @@ def reference(
         outputs.append((q_n[..., None, :] @ state.kv).squeeze(-2))
         weights.append((q_n * state.k).sum(-1))
     return torch.stack(outputs, 1).to(v.dtype), torch.stack(weights, 1), state
+
+
+def for_heads(x: Tensor, heads: int, axis: int) -> Tensor:
+    """What groups of heads share, once for each head."""
+    shared = heads // x.shape[axis]
+    return x if shared == 1 else x.repeat_interleave(shared, axis)
 
 
 def for_channels(log_decay: Tensor) -> Tensor:
