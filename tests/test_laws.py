@@ -6,6 +6,7 @@ import pytest
 
 import mixers
 from mixers import GLA, H3, HGRN2, S4D, Attention, Hyena, Lightning, LinearAttention, Mamba2, Retention
+from mixers import H3, KDA, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
 from mixers.testing import LAWS
 
 VARIANTS = {
@@ -41,6 +42,13 @@ VARIANTS = {
     "mlstm, chunks of 16, one head": partial(mixers.MLSTM, num_heads=1, chunk_size=16),
     "mlstm, wide keys and values": partial(mixers.MLSTM, num_heads=2, expand_k=1.0, expand_v=2.0),
     "based, chunks of 5, features of 3": partial(mixers.Based, num_heads=2, feature_dim=3, chunk_size=5),
+    "gated deltanet, grouped values, no convolution": partial(
+        GatedDeltaNet, num_heads=2, head_dim=5, num_v_heads=4, expand_v=1.0, conv_size=0, chunk_size=8
+    ),
+    "gated deltanet, no decay, no gate": partial(GatedDeltaNet, decay=False, gate="none", allow_neg_eigval=True),
+    "kda, bounded decay, chunks of 12": partial(KDA, decay_bound=-5.0, chunk_size=12, expand_v=2.0),
+    "kda, one head, no convolution": partial(KDA, num_heads=1, head_dim=7, conv_size=0, allow_neg_eigval=True),
+    "gated deltanet, two steps": partial(GatedDeltaNet, steps=2, gate="sigmoid", allow_neg_eigval=True),
 }
 
 # What a variant is meant not to do.

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from mixers.ops import decay, gated_norm, long_conv, mlstm, rotary, short_conv, state_space, taylor, wkv
+from mixers.ops import decay, delta, gated_norm, long_conv, mlstm, rotary, short_conv, state_space, taylor, wkv
 from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
     "apply_rotary": rotary.apply_rotary,
     "decayed_linear_attention": decay.decayed_linear_attention,
     "decayed_linear_attention_with_weights": decay.decayed_linear_attention_with_weights,
+    "delta_rule": delta.delta_rule,
+    "delta_rule_of_channels": delta.delta_rule_of_channels,
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
     "mlstm": mlstm.mlstm,
