@@ -5,8 +5,20 @@ from functools import partial
 import pytest
 
 import mixers
-from mixers import GLA, H3, HGRN2, S4D, Attention, Hyena, Lightning, LinearAttention, Mamba2, Retention
-from mixers import H3, KDA, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
+from mixers import (
+    GLA,
+    H3,
+    HGRN2,
+    KDA,
+    S4D,
+    Attention,
+    GatedDeltaNet,
+    Hyena,
+    Lightning,
+    LinearAttention,
+    Mamba2,
+    Retention,
+)
 from mixers.testing import LAWS
 
 VARIANTS = {
