@@ -10,6 +10,7 @@ from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.long_conv import long_conv
 from mixers.ops.state_space import state_space_attention
 from mixers.parts.diagonal_ssm import DiagonalSSM, Discretisation, Spectrum
+from mixers.parts.gpt2_init import gpt2_init
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, h heads, p width of a head, n modes, l taps of the shift.
@@ -29,8 +30,13 @@ class H3(RecurrentMixer[H3State]):
     projections have biases, as in the authors' code. Kernels and states are float32 even in a half-precision model.
 
     Where this differs from their code: the shift's B, which they may train too, stays the first unit vector, so that
-    the filter is its taps; heads of any width run without Fourier transforms of their outer products. Scaling the
-    output projection by depth was their model's doing and is left to the model.
+    the filter is its taps; heads of any width run without Fourier transforms of their outer products. Their output
+    projection reads the channels of all heads in turn: with heads wider than 1, `out_proj.weight` is theirs as
+    `weight.unflatten(1, (head_dim, -1)).transpose(1, 2).flatten(1)`.
+
+    In a model (`init_weights`) all projections are drawn anew with standard deviation 0.02 and without biases, as in
+    their language models. The output projection is no exception: their rule, which would divide it by √(2 depth),
+    looks for another name than it has.
 
     Args:
         dim: Width of the input and of the output.
@@ -40,8 +46,8 @@ class H3(RecurrentMixer[H3State]):
         state_size: Real elements of the state of each of them, N, even: two for each complex mode.
         spectrum: A_n at the start: `lin` is -1/2 + iπn, `inv` -1/2 + i (N/π)(N/(2n+1) - 1), `real` -(n+1).
         discretisation: `bilinear` is the authors'; `zoh` the zero-order hold.
-        ssm_lr: Learning rate of A and of the steps dt, which the authors keep at no more than 0.001. None means that of
-            the model.
+        ssm_lr: Highest learning rate of A and of the steps dt: as in the authors' runs, they have 0.001, or the model's
+            if that is lower. None means that of the model, whatever it is.
         chunk_size: Tokens mixed in parallel before the state is carried on. Changes speed and memory, not the result.
 
     Raises:
@@ -75,6 +81,9 @@ class H3(RecurrentMixer[H3State]):
         self.shift_skip = nn.Parameter(torch.randn(dim))
         self.ssm = DiagonalSSM(dim // head_dim, size=state_size, spectrum=spectrum, method=discretisation, lr=ssm_lr)
         self.out_proj = nn.Linear(dim, dim)
+
+    def init_weights(self, layer: int, depth: int) -> None:
+        gpt2_init(self, None, depth)
 
     def initial_state(self, batch: int) -> H3State:
         c, taps = self.ssm.c, self.shift

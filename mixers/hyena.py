@@ -11,6 +11,7 @@ from mixers.checks import at_least
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.long_conv import added_after, long_conv
 from mixers.ops.precision import full_precision
+from mixers.parts.gpt2_init import gpt2_init
 from mixers.parts.implicit_filter import ImplicitFilter
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
@@ -41,9 +42,12 @@ class Hyena(Mixer[HyenaState]):
     (arXiv:2302.10866, Definition 3.1 and Algorithms 1 to 3). Filters, transforms and the state are float32 even in
     a half-precision model.
 
-    Defaults are those of the authors' runs on the Pile. Where this differs from their code: a sequence may be
-    longer than `max_length`; a filter has that many taps and does not reach further back. Up to there it is their
-    operator.
+    Defaults are those of the authors' runs on the Pile, and so is the initialisation in a model (`init_weights`): every
+    linear layer, the filters' too, is drawn anew with standard deviation 0.02 and without biases, the output projection
+    with 0.02 / √(2 depth). Alone, a Hyena begins as their operator does, with torch's own initialisation, whose filters
+    are 3.6 times larger. Where this differs from their code: a sequence may be longer than `max_length`; a filter has
+    that many taps and does not reach further back. Up to there it is their operator. Of order 3 or more, their skip,
+    `filter_fn.bias`, has the convolutions of a channel side by side: `skip` is `bias.view(dim, -1).T.flatten()`.
 
     Its state is its past inputs, up to max_length - 1 of them. `decode` adds each input to the outputs to come, so
     that a token need not sum over all of them.
@@ -51,13 +55,14 @@ class Hyena(Mixer[HyenaState]):
     Args:
         dim: Width of the input and of the output.
         order: Number of gates, one more than the long convolutions.
-        short_width: Taps of the short convolution after the projections.
+        short_width: Taps of the short convolution after the projections; with 1 it scales and shifts each channel.
         max_length: Taps of a long filter; also the length over which positions and windows are spread.
         filter_width: Width of the network that makes the filters.
         filter_features: Number of features of a position that the network gets, odd.
         filter_frequency: Frequency of its sine activation, before training.
         filter_lr: Highest learning rate of the filters, whose fast sines make them more sensitive than the rest: at a
-            few 1e-3 two runs that differ by rounding diverge within 20 steps. None means that of the model.
+            few 1e-3 two runs that differ by rounding diverge within 20 steps. Where the model's is lower, as in the
+            authors' runs at up to 6e-4, the filters have that. None means that of the model, whatever it is.
 
     Raises:
         ValueError: an option is out of range.
@@ -89,6 +94,9 @@ class Hyena(Mixer[HyenaState]):
         )
         self.skip = nn.Parameter(torch.randn((order - 1) * dim))  # b_i, one after the other
         self.out_proj = nn.Linear(dim, dim)
+
+    def init_weights(self, layer: int, depth: int) -> None:
+        gpt2_init(self, self.out_proj, depth)
 
     def initial_state(self, batch: int) -> HyenaState:
         weight = self.out_proj.weight

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from mixers.checks import UsageError, at_least, one_of
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.decay import DecayState, decayed_linear_attention_with_weights
+from mixers.parts.qkv_conv import ConvState, NoInputs, convolve, initial_inputs, short_convs
+from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
 
 # Axes: b batch, h head, t time, k key width, v value width.
@@ -26,6 +28,7 @@ FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
 class LinearAttentionState(NamedTuple):
     kv: Tensor  # (b, h, k, v): Σ φ(k_m)ᵀ v_m
     k: Tensor  # (b, h, k): Σ φ(k_m)
+    conv: ConvState = NoInputs()  # the last inputs of the short convolutions, if there are any
 
 
 @register("linear_attention")
@@ -40,6 +43,8 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         num_heads: Number of heads; each is dim / num_heads wide.
         feature_map: φ, applied to queries and keys: `elu` is the paper's elu(x) + 1; `relu`; `softmax` is taken over
             the channels of a head.
+        short_width: Taps of the causal convolution, with SiLU after it, that queries, keys and values each pass once
+            projected and before φ. Most mixers of today have 4; 0, the paper's, means none.
         chunk_size: Tokens mixed in parallel before the state is carried on. Changes speed and memory, not the result.
 
     Raises:
@@ -54,6 +59,7 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         *,
         num_heads: int = 8,
         feature_map: Literal["elu", "relu", "softmax"] = "elu",
+        short_width: int = 0,
         chunk_size: int = 128,
     ):
         super().__init__(dim)
@@ -66,14 +72,21 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         self.k_proj = nn.Linear(dim, dim, bias=False)
         self.v_proj = nn.Linear(dim, dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.q_conv1d, self.k_conv1d, self.v_conv1d = short_convs(short_width, dim, dim, dim)
 
     def initial_state(self, batch: int) -> LinearAttentionState:
         weight, width = self.q_proj.weight, self.dim // self.num_heads
         kv = weight.new_zeros(batch, self.num_heads, width, width, dtype=state_dtype(weight))
-        return LinearAttentionState(kv, kv[..., 0].clone())
+        return LinearAttentionState(kv, kv[..., 0].clone(), initial_inputs(self._convs, batch))
+
+    @property
+    def _convs(self) -> list[ShortConv | None]:
+        return [self.q_conv1d, self.k_conv1d, self.v_conv1d]
 
     def _mix(self, x: Tensor, state: LinearAttentionState | None) -> tuple[Tensor, LinearAttentionState]:
-        q, k, v = (proj(x).unflatten(-1, (self.num_heads, -1)) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        streams, conv = convolve(self._convs, projected, None if state is None else state.conv)
+        q, k, v = (stream.unflatten(-1, (self.num_heads, -1)) for stream in streams)
         phi = FEATURE_MAPS[self.feature_map]
         no_decay = x.new_zeros(self.num_heads, dtype=state_dtype(self.q_proj.weight))
         q, k = phi(q), phi(k)
@@ -81,7 +94,7 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         if q.dtype == torch.float16:  # sums over some thousand tokens would overflow, and the size of q divides out
             size = q.detach().sum(-1, dtype=no_decay.dtype).clamp(min=1e-3)
             q, epsilon = q * size.reciprocal()[..., None].to(q.dtype), EPSILON / size
-        past = None if state is None else DecayState(*state)
+        past = None if state is None else DecayState(state.kv, state.k)
         o, weight, past = decayed_linear_attention_with_weights(q, k, v, no_decay, past, self.chunk_size)
         y = o * (weight + epsilon).reciprocal()[..., None].to(o.dtype)
-        return self.out_proj(y.flatten(2)), LinearAttentionState(*past)
+        return self.out_proj(y.flatten(2)), LinearAttentionState(*past, conv)

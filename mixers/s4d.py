@@ -32,8 +32,8 @@ class S4D(RecurrentMixer[S4DState]):
         spectrum: A_n at the start: `lin` is -1/2 + iπn, `inv` -1/2 + i (N/π)(N/(2n+1) - 1), `real` -(n+1).
         discretisation: `zoh`, the zero-order hold, is the authors' S4D; `bilinear` that of S4 and H3.
         glu: Whether the output projection is gated.
-        ssm_lr: Learning rate of A and of the steps dt, which the authors keep at no more than 0.001. None means that of
-            the model.
+        ssm_lr: Highest learning rate of A and of the steps dt: as in the authors' runs, they have 0.001, or the model's
+            if that is lower. None means that of the model, whatever it is.
         chunk_size: Tokens mixed in parallel before the state is carried on. Changes speed and memory, not the result.
 
     Raises:

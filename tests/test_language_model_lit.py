@@ -61,6 +61,15 @@ def test_only_matrices_decay_and_each_parameter_learns_at_its_own_rate() -> None
     }
 
 
+def test_a_rate_of_its_own_is_at_most_that_of_the_model() -> None:
+    marked = Marked()
+    rates = {
+        id(p): group["lr"] for group in parameter_groups(marked, lr=5e-4, weight_decay=0.5) for p in group["params"]
+    }
+    assert rates[id(marked.own.rates)] == rates[id(marked.linear.weight)] == 5e-4
+    assert rates[id(marked.own.slow.weight)] == 1e-4
+
+
 @pytest.mark.parametrize("change", [{"weight_decay": 0.0}, {"lr": 1e-3}, {"lr": 1e-4, "weight_decay": 0.5}])
 def test_a_run_may_go_on_with_another_learning_rate_and_weight_decay(change: dict[str, float], tmp_path: Path) -> None:
     data = text(tmp_path)
@@ -71,7 +80,7 @@ def test_a_run_may_go_on_with_another_learning_rate_and_weight_decay(change: dic
     resumed.fit(model(data, mixer=mixer, **change), datamodule=data, ckpt_path=str(path))
     groups = resumed.optimizers[0].param_groups
     assert [(group["initial_lr"], group["weight_decay"]) for group in groups] == [
-        (options["lr"], options["weight_decay"]), (options["lr"], 0.0), (1e-3, 0.0),
+        (options["lr"], options["weight_decay"]), (options["lr"], 0.0), (min(1e-3, options["lr"]), 0.0),
     ]  # fmt: skip
 
 

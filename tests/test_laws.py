@@ -36,6 +36,19 @@ VARIANTS = {
     "attention, window past the end": partial(Attention, window=1000),
     "linear attention, relu, chunks of 5": partial(LinearAttention, feature_map="relu", chunk_size=5),
     "linear attention, softmax": partial(LinearAttention, feature_map="softmax", num_heads=2),
+    "retention, short convolution": partial(Retention, short_width=4),
+    "retention, short convolution of 2, chunks of 5": partial(Retention, short_width=2, chunk_size=5, expand_v=1.0),
+    "attention, sinks": partial(Attention, sinks=True),
+    "attention, window 10, sinks, shared keys": partial(Attention, window=10, sinks=True, num_kv_heads=2),
+    "attention, gate, norm, rotary in part": partial(
+        Attention, gate="channel", qk_norm=True, rotary=0.5, num_heads=4, num_kv_heads=1
+    ),
+    "attention, gate of heads, window 10": partial(Attention, gate="head", window=10, qk_norm=True, rotary=False),
+    "attention, short convolution": partial(Attention, short_width=4),
+    "attention, window 10, shared keys, short convolution": partial(
+        Attention, window=10, num_kv_heads=2, short_width=3
+    ),
+    "linear attention, short convolution": partial(LinearAttention, short_width=4, chunk_size=16),
     "hyena, order 3": partial(Hyena, order=3, max_length=256),
     "hyena, filters shorter than the text": partial(Hyena, max_length=40, filter_features=5),
     "h3, heads of 1": partial(H3, head_dim=1),

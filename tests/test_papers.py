@@ -1,13 +1,14 @@
 """Attention, its relatives and convolutions against their papers' equations, written as loops over tokens."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from mixers import Attention, Hyena, LinearAttention, Retention
+from mixers import Attention, Hyena, LanguageModel, LinearAttention, Retention
 from mixers.ops.rotary import retention_frequencies, rotary_frequencies
 
 DIM, LENGTH = 16, 11
@@ -124,3 +125,28 @@ def hyena_tap(mixer, i, length=64, bands=16):
     slowest, fastest = -math.log(0.01) / 1.5, -math.log(0.01) / 0.3
     rates = torch.linspace(slowest, fastest, len(mixer.filter.out.weight), dtype=torch.float64)
     return mixer.filter.out(h) * torch.exp(-rates * i / (length - 1))
+
+
+def test_hyena_in_a_model_begins_as_in_its_authors_language_models():
+    torch.manual_seed(0)
+    mixer = LanguageModel(partial(Hyena, max_length=64), vocab_size=9, dim=64, depth=8, ffn_dim=8).blocks[5].mixer
+    torch.manual_seed(0)
+    alone = Hyena(64, max_length=64)
+    for name, layer in mixer.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            std = 0.02 / math.sqrt(2 * 8) if name == "out_proj" else 0.02
+            assert layer.weight.std().item() == pytest.approx(std, rel=0.1), name
+            assert layer.bias is None or not layer.bias.any(), name
+    assert mixer.short_conv.weight.std() > 0.3 < alone.short_conv.weight.std()  # as it was
+    ratio = alone.filter.out.weight.std() / mixer.filter.out.weight.std()
+    assert ratio.item() == pytest.approx(3.6, rel=0.1)
+
+
+def test_the_authors_skip_of_several_convolutions_is_ours_once_rearranged(x):
+    mixer, dim = built(Hyena, order=4, max_length=64), DIM
+    theirs = torch.randn(3 * dim, dtype=torch.float64)
+    by_convolution = theirs.view(dim, 3)  # their `rearrange(bias, "(v o) -> o v")`, before it is transposed
+    mixer.skip.data = theirs.view(dim, -1).T.flatten()
+    without = built(Hyena, order=4, max_length=64)
+    without.skip.data.zero_()
+    assert_close(mixer._taps(3)[0], without._taps(3)[0] + by_convolution.T)

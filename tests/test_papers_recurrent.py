@@ -181,3 +181,25 @@ def test_h3_is_its_two_state_spaces_between_multiplications(x, head_dim, method)
             heads.append(q[n, at] @ y)
         outputs.append(torch.cat(heads))
     assert_close(mixer(x[None])[0], mixer.out_proj(torch.stack(outputs)), rtol=1e-9, atol=1e-12)
+
+
+def test_h3_in_a_model_begins_as_in_its_authors_language_models_whose_rule_misses_the_output_projection():
+    torch.manual_seed(0)
+    mixer = LanguageModel(H3, vocab_size=9, dim=64, depth=8, ffn_dim=8).blocks[5].mixer
+    for projection in (mixer.q_proj, mixer.k_proj, mixer.v_proj, mixer.out_proj):
+        assert projection.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert not projection.bias.any()
+    assert mixer.shift.abs().max() > 0.12  # as it was, uniform to 1/8
+
+
+def test_the_authors_output_projection_of_h3_is_ours_once_rearranged(x):
+    """Theirs reads channel d of head h at d · heads + h."""
+    mixer, heads = built(H3, head_dim=4), DIM // 4
+    theirs = torch.randn(DIM, DIM, dtype=torch.float64)
+    inputs = []
+    mixer.out_proj.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    mixer.out_proj.bias.data.zero_()
+    mixer.out_proj.weight.data = theirs.unflatten(1, (4, -1)).transpose(1, 2).flatten(1)
+    y = mixer(x[None])
+    by_channel = inputs[0].unflatten(-1, (heads, 4)).transpose(-1, -2).flatten(-2)  # their "b d h l -> b (d h) l"
+    assert_close(y, by_channel @ theirs.T, rtol=1e-9, atol=1e-12)

@@ -15,8 +15,9 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
     """Groups of parameters for AdamW.
 
     Only matrices decay: embeddings, norms, biases and decay rates do not, nor does a vector of shape (1, 1, d). A
-    module whose parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr`
-    and `weight_decay`; inner modules win over outer ones. The schedule scales all learning rates alike.
+    module whose parameters want something else says so in an attribute `optimizer_options`, a dict that may hold `lr`,
+    the highest learning rate for them, and `weight_decay`; inner modules win over outer ones. The schedule scales all
+    learning rates alike.
 
     Which parameters share a group does not depend on `lr` and `weight_decay`, so both may change on resuming.
     """
@@ -32,7 +33,11 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float) -> lis
         group = own.get("lr"), own.get("weight_decay", None if decays else 0.0)
         groups.setdefault(group, []).append(parameter)
     return [
-        {"params": params, "lr": lr if rate is None else rate, "weight_decay": weight_decay if decay is None else decay}
+        {
+            "params": params,
+            "lr": lr if rate is None else min(rate, lr),
+            "weight_decay": weight_decay if decay is None else decay,
+        }
         for (rate, decay), params in groups.items()
         if params
     ]

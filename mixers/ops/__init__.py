@@ -2,7 +2,19 @@
 
 from typing import Any
 
-from mixers.ops import decay, delta, gated_norm, long_conv, mlstm, rotary, short_conv, state_space, taylor, wkv
+from mixers.ops import (
+    decay,
+    delta,
+    gated_norm,
+    long_conv,
+    mlstm,
+    rotary,
+    short_conv,
+    softmax_attention,
+    state_space,
+    taylor,
+    wkv,
+)
 from mixers.ops.op import Op
 
 OPS: dict[str, Op[Any]] = {
@@ -15,6 +27,7 @@ OPS: dict[str, Op[Any]] = {
     "long_conv": long_conv.long_conv,
     "mlstm": mlstm.mlstm,
     "short_conv": short_conv.short_conv,
+    "softmax_attention": softmax_attention.softmax_attention,
     "state_space": state_space.state_space,
     "state_space_attention": state_space.state_space_attention,
     "taylor_attention": taylor.taylor_attention,
