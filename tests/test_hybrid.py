@@ -17,7 +17,9 @@ from lit_modules.training.pretrained_model import PretrainedLanguageModel
 from mixers import GRU, Attention, LanguageModel, Retention
 from mixers.benchmark import Case
 from mixers.checks import UsageError
+from mixers.model import BLOCK_PARAMETERS
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 ATTENTION = "{class_path: attention, init_args: {num_heads: 2}}"
 PATTERN = f"--model.pattern=[{{class_path: retention, init_args: {{chunk_size: 8}}}},{ATTENTION}]"
 RESUME = ["fit", "--ckpt_path=last", "--trainer.max_steps=6"]
@@ -190,3 +192,29 @@ def test_the_cost_of_a_hybrid_is_measured_on_a_hybrid() -> None:
     with torch.device("meta"):
         model = build_model({"pattern": ["gru", "attention"], "dim": 32, "depth": 2}, Case(0, vocab_size=9))
     assert model_mixers(model) == "gru-attention"
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [
+        ("qwen3_next", [3, 7, 11, 15]),
+        ("kimi_linear", [3, 7, 11, 15]),
+        ("nemotron_h", [4, 10]),
+        ("samba", [1, 3, 5, 7, 9, 11, 13, 15]),
+    ],
+)
+def test_a_published_hybrid_has_its_layers_and_blocks_of_the_same_size(name: str, attention: list[int]) -> None:
+    options = yaml.safe_load((CONFIGS / "hybrids" / f"{name}.yaml").read_text())["model"]
+    with torch.device("meta"):
+        model = build_model(options, Case(0, vocab_size=50257))
+    assert [layer for layer, cls in enumerate(types_of(model)) if cls is Attention] == attention
+    counts = model.parameter_counts()
+    assert counts["mixer"] + counts["feed_forward"] == pytest.approx(16 * BLOCK_PARAMETERS * 1024**2, rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*alone has.*more than the 12")  # at a width that heads of 128 are not made for
+@pytest.mark.parametrize("path", sorted((CONFIGS / "hybrids").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_config_of_a_published_hybrid_trains_a_small_one(path: Path, words: list[str]) -> None:
+    small = ["--model.dim=256", "--model.depth=6", "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    main([*words, f"--config={path}", *small])
+    assert list(Path("runs").glob("*-attention/version_0"))
