@@ -8,6 +8,20 @@ import mixers
 from mixers import GLA, H3, HGRN2, S4D, Attention, Hyena, Lightning, LinearAttention, Mamba2, Retention
 from mixers import H3, KDA, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
 from mixers import H3, RWKV7, S4D, Attention, Hyena, LinearAttention, Retention
+from mixers import (
+    GLA,
+    H3,
+    HGRN2,
+    KDA,
+    S4D,
+    Attention,
+    GatedDeltaNet,
+    Hyena,
+    Lightning,
+    LinearAttention,
+    Mamba2,
+    Retention,
+)
 from mixers.testing import LAWS
 
 VARIANTS = {
@@ -55,6 +69,10 @@ VARIANTS = {
     "gla, strong decays, rank 3": partial(GLA, gate_normalizer=0.5, gate_rank=3),
     "hgrn2, heads of 8, chunks of 20": partial(HGRN2, head_dim=8, chunk_size=20),
     "hyena, no short convolution": partial(Hyena, short_width=1, max_length=41, filter_width=16),
+    "gated convolution, 9 tokens, biases": partial(mixers.GatedConv, width=9, bias=True),
+    "mlstm, chunks of 16, one head": partial(mixers.MLSTM, num_heads=1, chunk_size=16),
+    "mlstm, wide keys and values": partial(mixers.MLSTM, num_heads=2, expand_k=1.0, expand_v=2.0),
+    "based, chunks of 5, features of 3": partial(mixers.Based, num_heads=2, feature_dim=3, chunk_size=5),
     "gated deltanet, grouped values, no convolution": partial(
         GatedDeltaNet, num_heads=2, head_dim=5, num_v_heads=4, expand_v=1.0, conv_size=0, chunk_size=8
     ),
@@ -66,6 +84,7 @@ VARIANTS = {
 
 # What a variant is meant not to do.
 EXEMPT = {("attention, window 1", "the_past_matters")}
+EXEMPT |= {("gated_conv", "the_past_matters")}  # it sees three tokens
 
 BUILDERS = {**mixers.available(), **VARIANTS}
 

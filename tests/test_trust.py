@@ -168,6 +168,7 @@ def stranger(words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ["--model.mixer=stranger.Stranger"],
         ["--model.overrides.1=stranger.Stranger"],
+        ["--model.pattern=[stranger.Stranger]"],
         ["--trainer.callbacks=stranger.Stranger"],
         ["--trainer.logger=stranger.Stranger"],
         ["--config=evil.yaml"],

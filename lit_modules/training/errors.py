@@ -109,13 +109,17 @@ def sentence(message: str, options: set[str]) -> str:
     if match := re.search(r"arguments are required: (?:(?:fit|validate|test)\.)?([\w.]+)", message):
         name = f"--{match[1]}" if f"--{match[1]}" in options else match[1]
         return f"{name} is needed and has no default: set it; --help says what to write."
-    if match := re.search(r'"(?:model\.mixer|model\.overrides|mixers)"[\s\S]*dot import path string: (\S+)', message):
+    if match := re.search(
+        r'"(?:model\.(?:mixer|overrides|pattern)|mixers)"[\s\S]*dot import path string: (\S+)', message
+    ):
         return registry.unknown(match[1])
     message = " ".join(message.split())
     if (match := re.match(WRONG_OBJECT, message)) and match["name"] in OBJECTS:
         return _wrong_object(match["name"], match["value"], message)
     for noise, instead in NOISE.items():
         message = re.sub(noise, instead, message)
+    if match := re.search(r"--model\.pattern: .*Expected (?:a list|an import path).*Given value: (.*)$", message):
+        return f"--model.pattern: write a list of mixers, as in [retention,retention,attention]. Got value: {match[1]}"
     if match := re.search(UNION, message):
         wanted = [NAMES.get(kind, kind) for kind in match["kinds"].split(", ")]
         message = f"{message[: match.start()]}Expected {' or '.join(wanted)}. Got value: {match['value']}"

@@ -34,7 +34,7 @@ from mixers.checks import SEEDS, UsageError, between
 from mixers.model.loss import IGNORED
 from mixers.ops.compiled import no_compiler
 
-MIXERS = ("mixer", "overrides")  # the options of the model that checkpoints hold as configs
+MIXERS = ("mixer", "pattern", "overrides")  # the options of the model that checkpoints hold as configs
 REBUILD = "pytorch_lightning.cli.instantiate_module"  # what load_from_checkpoint builds from plain config with
 
 

@@ -12,13 +12,15 @@ from mixers.registry import get
 
 
 def as_config(mixer: Any) -> Any:
-    """A mixer's class, partial or name as the config `{class_path, init_args}`; of a dict, each of its values.
+    """A mixer's class, partial or name as the config `{class_path, init_args}`; of a dict or a list, each in it.
 
     Raises:
         UsageError: It is a function, or has one as an option, which plain data cannot express.
     """
     if isinstance(mixer, dict):
         return {key: as_config(value) for key, value in mixer.items()}
+    if isinstance(mixer, list | tuple):
+        return [as_config(each) for each in mixer]
     called = get(mixer) if isinstance(mixer, str) else mixer
     options = called.keywords if isinstance(called, partial) else {}
     # A factory parsed from a command line is a partial of an instantiator whose first argument is the class.
@@ -61,6 +63,18 @@ def factory(config: str | dict[str, Any]) -> MixerFactory:
     """The mixer factory of a name, an import path or a config."""
     found = complete(config)
     return partial(found.cls, **found.options)
+
+
+def with_factories(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of the model, with its mixers' configs as factories."""
+    found = {"mixer": _factory(options["mixer"])} if "mixer" in options else {}
+    overrides = {int(layer): _factory(mixer) for layer, mixer in (options.get("overrides") or {}).items()}
+    pattern = options.get("pattern")
+    return {**options, **found, "overrides": overrides, "pattern": pattern and [_factory(each) for each in pattern]}
+
+
+def _factory(mixer: Any) -> MixerFactory:
+    return factory(mixer) if isinstance(mixer, dict | str) else mixer
 
 
 def model_mixers(model: LanguageModel) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_modules.data.cache import replace_text
 from lit_modules.data.tokenizer import Tokenizer
 from lit_modules.training.checkpoint_file import file_sha256
-from lit_modules.training.mixer_config import factory, model_mixers, whole_config
+from lit_modules.training.mixer_config import model_mixers, whole_config, with_factories
 from mixers import LanguageModel, Retention
 from mixers.checks import MissingFileError, UsageError
 from mixers.model import MixerFactory
@@ -79,7 +79,8 @@ class PretrainedLanguageModel(
         options = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
         options |= self._options
         overrides = {str(layer): whole_config(mixer) for layer, mixer in (options["overrides"] or {}).items()}
-        return {**options, "mixer": whole_config(options["mixer"]), "overrides": overrides}
+        pattern = options["pattern"] and [whole_config(mixer) for mixer in options["pattern"]]
+        return {**options, "mixer": whole_config(options["mixer"]), "overrides": overrides, "pattern": pattern}
 
     def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
         config = {name: self.config()[name] for name in ("depth", "dim", "vocab_size")}
@@ -126,7 +127,7 @@ class PretrainedLanguageModel(
         if (folder / TOKENIZER).is_file():
             options["tokenizer"] = Tokenizer.from_json((folder / TOKENIZER).read_text(encoding="utf-8"))
         try:
-            model = cls(**_with_factories(options))
+            model = cls(**with_factories(options))
             model.load_state_dict(load_file(folder / WEIGHTS), assign=True)  # in the precision that they were saved in
         except (TypeError, RuntimeError, SafetensorError) as error:  # a wrong option, other weights, a damaged file
             why = " ".join(str(error).split())
@@ -172,7 +173,7 @@ def from_checkpoint(content: dict[str, Any], tokenizer: Tokenizer, whose: str) -
     """
     saved = content["hyper_parameters"]
     options = {name: saved[name] for name in signature(LanguageModel).parameters if name in saved}
-    model = PretrainedLanguageModel(tokenizer=tokenizer, **_with_factories(options))
+    model = PretrainedLanguageModel(tokenizer=tokenizer, **with_factories(options))
     try:
         model.load_state_dict(weights_of(content))
     except RuntimeError as error:
@@ -184,15 +185,3 @@ def from_checkpoint(content: dict[str, Any], tokenizer: Tokenizer, whose: str) -
 def weights_of(content: dict[str, Any]) -> dict[str, Tensor]:
     """The weights in a checkpoint's content, by the names of `LanguageModel`."""
     return {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
-
-
-def _with_factories(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of the model, with its mixers' configs as factories."""
-    if "mixer" in options:
-        options = {**options, "mixer": _factory(options["mixer"])}
-    overrides = {int(layer): _factory(mixer) for layer, mixer in (options.get("overrides") or {}).items()}
-    return {**options, "overrides": overrides}
-
-
-def _factory(mixer: Any) -> MixerFactory | str:
-    return factory(mixer) if isinstance(mixer, dict) else mixer

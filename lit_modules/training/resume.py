@@ -89,7 +89,10 @@ def _refuse_other(name: str, asked: Any, saved: Any) -> None:
 
 
 def _parts(name: str, value: Any) -> Options:
-    """What a value fixes, by name: of a mixer, its name and each option; of a dict, each value; else the value."""
+    """What a value fixes, by name: of a mixer, its name and each option; of a dict or a pattern of mixers, each in it;
+    else the value."""
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {name: value}
     parts: Options = {}

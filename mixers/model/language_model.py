@@ -16,9 +16,9 @@ from mixers.model.block import (
     NormKind,
     State,
     matched_width,
-    mixer_factory,
 )
 from mixers.model.generate import generate
+from mixers.model.hybrid import block_mixers
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
 from mixers.model.packed import find_documents
 from mixers.model.states import where_rows
@@ -40,7 +40,9 @@ class LanguageModel(nn.Module):
     Args:
         mixer: Builds the mixer of a block from the width: a class, `partial(Retention, num_heads=8)`, or from Python
             also a name such as "retention".
-        overrides: Other mixers for single blocks, by index from 0, as in hybrids.
+        pattern: Hybrids: the mixers of the first blocks, such as [retention,retention,retention,attention], repeated
+            over the depth. It takes the place of `mixer`, so only one of the two can be given.
+        overrides: Other mixers for single blocks, by index from 0, instead of `mixer` or that of the pattern.
         vocab_size: Number of distinct tokens.
         dim: Width of the residual stream.
         depth: Number of blocks.
@@ -65,6 +67,7 @@ class LanguageModel(nn.Module):
         self,
         mixer: MixerFactory = Retention,
         *,
+        pattern: list[MixerFactory] | None = None,
         overrides: dict[int, MixerFactory] | None = None,
         vocab_size: int,
         dim: int = 1024,
@@ -86,19 +89,18 @@ class LanguageModel(nn.Module):
             raise UsageError(f"dropout={dropout} is out of range: write a number from 0 to below 1.")
         if start_token is not None and not 0 <= start_token < vocab_size:
             raise UsageError(f"start_token={start_token} is out of range: write an id from 0 to {vocab_size - 1}.")
-        if wrong := [layer for layer in overrides or {} if not 0 <= layer < depth]:
-            raise UsageError(f"overrides names block {wrong[0]}; with depth={depth} there are blocks 0 to {depth - 1}.")
         least = vocab_size * dim + depth * (
             BLOCK_PARAMETERS * dim**2 if ffn_dim is None else MATRICES[ffn] * dim * ffn_dim
         )
         what = f"a model of dim={dim}, depth={depth}, vocab_size={vocab_size}, ffn_dim={ffn_dim}"
         fits_memory(least * torch.get_default_dtype().itemsize, what)
+        factories = block_mixers(mixer, pattern, overrides, depth=depth, default=Retention)
         self.recompute, self.start_token = recompute, start_token
         self.embed = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
         self.blocks: list[Block] = nn.ModuleList()  # type: ignore[assignment]
-        for layer in range(depth):
-            built = mixer_factory((overrides or {}).get(layer, mixer))(dim)
+        for layer, build in enumerate(factories):
+            built = build(dim)
             built.init_weights(layer, depth)
             width = matched_width(built, ffn) if ffn_dim is None else ffn_dim
             self.blocks.append(Block(built, FeedForward(dim, width, kind=ffn), norm=norm, dropout=dropout))

@@ -8,11 +8,13 @@ from mixers.ops import (
     dplr,
     gated_norm,
     long_conv,
+    mlstm,
     norm_after_gate,
     rotary,
     short_conv,
     softmax_attention,
     state_space,
+    taylor,
     wkv,
 )
 from mixers.ops.op import Op
@@ -28,10 +30,12 @@ OPS: dict[str, Op[Any]] = {
     "dplr": dplr.dplr,
     "gated_norm": gated_norm.gated_norm,
     "long_conv": long_conv.long_conv,
+    "mlstm": mlstm.mlstm,
     "norm_after_gate": norm_after_gate.norm_after_gate,
     "short_conv": short_conv.short_conv,
     "softmax_attention": softmax_attention.softmax_attention,
     "state_space": state_space.state_space,
     "state_space_attention": state_space.state_space_attention,
+    "taylor_attention": taylor.taylor_attention,
     "wkv": wkv.wkv,
 }

@@ -16,7 +16,7 @@ from lit_modules.commands.compare.study import Study
 from lit_modules.data.cache import replace_text
 from lit_modules.training import checkpoint
 from lit_modules.training.config_file import Options
-from lit_modules.training.mixer_config import factory
+from lit_modules.training.mixer_config import with_factories
 from lit_modules.training.precision import best_precision
 from mixers import LanguageModel
 from mixers.benchmark import Case, Phase, language_model, measure
@@ -76,8 +76,7 @@ def measure_costs(study: Study, vocab_size: int, dtype: torch.dtype, device: tor
 def build_model(options: Options, at: Case) -> LanguageModel:
     """The model of a row's options, `model` of `fit`, without those of its training."""
     known = {name: options[name] for name in inspect.signature(LanguageModel).parameters if name in options}
-    overrides = {index: factory(mixer) for index, mixer in known.pop("overrides", {}).items()}
-    return LanguageModel(factory(known.pop("mixer")), overrides=overrides, vocab_size=at.vocab_size, **known)
+    return LanguageModel(**with_factories(known), vocab_size=at.vocab_size)
 
 
 def exponent(quantity: Growth) -> float | None:
