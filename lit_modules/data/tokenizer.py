@@ -10,8 +10,8 @@ import numpy as np
 import tokenizers
 import torch
 from jsonargparse.typing import register_type
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence, WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
 
 from lit_modules.console import did_you_mean
@@ -133,6 +133,14 @@ def well_formed(text: str) -> str:
 def bytes_tokenizer() -> Tokenizer:
     """One id per byte, which is the byte, and 256 for the end of text."""
     inner = _byte_level(BPE(vocab=byte_symbols(), merges=[]), use_regex=False)
+    inner.add_special_tokens([END])
+    return Tokenizer(inner)
+
+
+def ids_tokenizer(vocab_size: int) -> Tokenizer:
+    """Ids that are no text: each is its own number, with spaces between them; `end` is not among the `vocab_size`."""
+    inner = tokenizers.Tokenizer(WordLevel({str(number): number for number in range(vocab_size)}))
+    inner.pre_tokenizer = WhitespaceSplit()
     inner.add_special_tokens([END])
     return Tokenizer(inner)
 
