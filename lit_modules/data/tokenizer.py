@@ -51,7 +51,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without `end`."""
-        return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self._encode([text])[0].ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of several texts, as lists."""
@@ -61,8 +61,19 @@ class Tokenizer:
         """The same ids of several texts, each (tokens,); much faster for byte-level BPE, see `fast_bpe`."""
         found = [None] * len(texts) if self._fast is None else self._fast.encode(texts)
         left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
-        others = iter(self._inner.encode_batch_fast(left, add_special_tokens=False))
+        others = iter(self._encode(left))
         return [np.array(next(others).ids, np.uint32) if ids is None else ids for ids in found]
+
+    def _encode(self, texts: list[str]) -> list[tokenizers.Encoding]:
+        try:
+            return self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing more precise
+            if not isinstance(self._inner.model, WordLevel):
+                raise
+            raise UsageError(
+                f"{texts[0]!r} is not of this model's ids, which are no text: write numbers from 0 to "
+                f"{self.vocab_size - 2} with spaces between them, such as '1 2 0'."
+            ) from error
 
     @cached_property
     def _fast(self) -> FastBPE | ByteTable | None:

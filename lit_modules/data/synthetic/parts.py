@@ -1,7 +1,7 @@
 """The parts of a task's split, each of examples of one form, and the batches they are trained in."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +93,12 @@ def _epoch(sizes: Sequence[int], batch_size: int, seed: list[int]) -> np.ndarray
         batches.append(first + draw.permutation(size)[:full].reshape(-1, batch_size))
         first += size
     return draw.permutation(np.concatenate(batches))
+
+
+def stack(examples: Iterable[tuple[np.ndarray, np.ndarray]]) -> Examples:
+    """Single examples, inputs and targets (time,) each, as one array of each kind."""
+    inputs, targets = zip(*examples, strict=True)
+    return Examples(np.stack(inputs), np.stack(targets))
 
 
 def no_targets(inputs: np.ndarray) -> np.ndarray:
