@@ -32,7 +32,9 @@ class Answers(pl.Callback):
         self.sums = torch.empty(0)  # (parts, 3): targets, loss, right answers
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.sums = torch.zeros(len(self.task.settings(self.task.measured)), 3, dtype=SUM_DTYPE, device=pl_module.device)
+        self.sums = torch.zeros(
+            len(self.task.settings(self.task.measured)), 3, dtype=SUM_DTYPE, device=pl_module.device
+        )
 
     def on_test_batch_end(
         self,
@@ -44,7 +46,9 @@ class Answers(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         asked = batch.targets != IGNORED
-        self.sums[dataloader_idx] += torch.stack([part.to(SUM_DTYPE).sum() for part in (asked, *outputs)])
+        self.sums[dataloader_idx] += torch.stack(
+            [part.to(SUM_DTYPE).sum() for part in (asked, outputs["losses"], outputs["right"])]
+        )
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.sums = trainer.strategy.reduce(self.sums, reduce_op="sum").cpu()
@@ -61,7 +65,11 @@ def report(task: Task, sums: Tensor, folder: Path | None, verbose: bool) -> dict
             print(f"\ntable: {console.short_path(folder / FILE)}")
     named = zip(made["part"], made["loss"], made["accuracy"], strict=True)
     ends = [("" if name == ALL else f"/{name}", loss, accuracy) for name, loss, accuracy in named]
-    return {f"test/{what}{end}": value for end, *both in ends for what, value in zip(("loss", "accuracy"), both, strict=True)}
+    return {
+        f"test/{what}{end}": value
+        for end, *both in ends
+        for what, value in zip(("loss", "accuracy"), both, strict=True)
+    }
 
 
 def results(task: Task, sums: Tensor) -> "pd.DataFrame":
@@ -74,6 +82,8 @@ def results(task: Task, sums: Tensor) -> "pd.DataFrame":
     common = ["" if len({setting[key] for setting in settings}) > 1 else settings[0][key] for key in keys]
     rows: list[tuple[Any, ...]] = [(ALL, *common, total, int(sums[:, 0].sum()), *mean)]
     if len(settings) > 1:
-        for name, setting, (targets, *_), both in zip(part_names(settings), settings, sums.tolist(), means, strict=True):
+        for name, setting, (targets, *_), both in zip(
+            part_names(settings), settings, sums.tolist(), means, strict=True
+        ):
             rows.append((name, *(setting[key] for key in keys), setting["examples"], int(targets), *both))
     return table(rows, ("part", *keys, "examples", "targets", "loss", "accuracy"))

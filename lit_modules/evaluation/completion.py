@@ -99,7 +99,9 @@ def _pieces(
     first = [before.last] if before else []
     encoded = [first + tokenizer.encode(prompt) or [tokenizer.end] for prompt in prompts]
     if any(ids == [tokenizer.end] for ids in encoded) and tokenizer.end >= model.embed.num_embeddings:
-        raise UsageError("prompt='' is empty, and this model's ids are no text that begins: write some, such as '1 2 0'.")
+        raise UsageError(
+            "prompt='' is empty, and this model's ids are no text that begins: write some, such as '1 2 0'."
+        )
     ids = [torch.tensor(one, device=device) for one in encoded]
     states = select_rows(before.states, torch.zeros(len(prompts), dtype=torch.long)) if before else None
     completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]

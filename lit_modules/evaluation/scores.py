@@ -130,7 +130,7 @@ class Scores(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        nats, sums = outputs[0].to(SUM_DTYPE), self.sums[dataloader_idx]
+        nats, sums = outputs["losses"].to(SUM_DTYPE), self.sums[dataloader_idx]
         sums.blocks[self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats.sum(1)
         sums.positions.add_(nats.sum(0))
 

@@ -173,12 +173,13 @@ class LitLanguageModel(pl.LightningModule):
         if accuracy is not None:
             self.log(f"val/accuracy{name}", accuracy.float(), prog_bar=not name)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> tuple[Tensor, Tensor]:
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Of each target its negative log-likelihood in nats, and whether it is the likeliest, (batch, time) each.
 
         `Trainer.test` adds them up.
         """
-        return self.model.scores(*as_batch(batch))
+        losses, right = self.model.scores(*as_batch(batch))
+        return {"losses": losses, "right": right}
 
     def _share_of_targets(self, targets: Tensor) -> Tensor:
         """The targets of this process over those of the average process.

@@ -1,5 +1,6 @@
 """MAD's recall tasks (arXiv:2403.17844): pairs of a key and a value, keys come again, and so do their values."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,16 @@ class InContextRecall(Task):
 
     def make(self, setting: Setting, seed: np.random.SeedSequence, *, training: bool) -> Examples:
         """The examples of a part."""
-        draw, ids = np.random.default_rng(seed), self.vocab_size - self.noise_ids
-        options = {"ids": ids, "length": setting["length"], "noise_ids": self.noise_ids, "noise": self.noise}
-        return stack(recall(draw, **options, training=training) for _ in range(setting["examples"]))
+        make_one = partial(
+            recall,
+            np.random.default_rng(seed),
+            ids=self.vocab_size - self.noise_ids,
+            length=setting["length"],
+            noise_ids=self.noise_ids,
+            noise=self.noise,
+            training=training,
+        )
+        return stack(make_one() for _ in range(setting["examples"]))
 
 
 class NoisyRecall(InContextRecall):

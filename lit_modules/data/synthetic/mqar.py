@@ -71,7 +71,7 @@ class MQAR(Task):
 
     def make(self, setting: Setting, seed: np.random.SeedSequence, *, training: bool) -> Examples:
         """The examples of a part."""
-        own = {name: self.hparams[name] for name in ("vocab_size", "power", "random_non_queries")}
+        own: dict[str, Any] = {name: self.hparams[name] for name in ("vocab_size", "power", "random_non_queries")}
         return mqar(**setting, **own, seed=int(seed.generate_state(1)[0]))
 
 

@@ -73,6 +73,8 @@ class Task(LanguageData):
         self.corpus, self.batch_size = name_of(type(self)), batch_size
         for split in SPLITS:
             parts = self.settings(split)
+            if len(set(map(repr, parts))) < len(parts):
+                raise UsageError(f"data={self.corpus!r} has two parts for {split} that are alike: leave one out.")
             for setting in parts:
                 self.check(setting)
             size = sum(setting["length"] * setting["examples"] for setting in parts) * EXAMPLE_BYTES
@@ -82,8 +84,8 @@ class Task(LanguageData):
         """Takes together the options of a task and of those that it is made from."""
         super().__init_subclass__(**options)
         bases = [base for base in cls.__mro__ if issubclass(base, Task)]
-        options = [option for base in bases for option in signature(base.__init__).parameters.values()]
-        names = {option.name for option in options if option.kind == option.KEYWORD_ONLY}
+        parameters = [parameter for base in bases for parameter in signature(base.__init__).parameters.values()]
+        names = {parameter.name for parameter in parameters if parameter.kind == parameter.KEYWORD_ONLY}
         cls.changeable_options = frozenset(names - cls.fixed_options)
 
     @property
