@@ -10,6 +10,8 @@ import numpy as np
 import tokenizers
 import torch
 from jsonargparse.typing import register_type
+from tokenizers import Regex
+from tokenizers.decoders import Replace
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence, WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
@@ -152,6 +154,7 @@ def ids_tokenizer(vocab_size: int) -> Tokenizer:
     """Ids that are no text: each is its own number, with spaces between them; `end` is not among the `vocab_size`."""
     inner = tokenizers.Tokenizer(WordLevel({str(number): number for number in range(vocab_size)}))
     inner.pre_tokenizer = WhitespaceSplit()
+    inner.decoder = Replace(Regex("^"), " ")  # so that what is added to a text is apart from it
     inner.add_special_tokens([END])
     return Tokenizer(inner)
 

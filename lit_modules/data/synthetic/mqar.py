@@ -72,7 +72,7 @@ class MQAR(Task):
     def make(self, setting: Setting, seed: np.random.SeedSequence, *, training: bool) -> Examples:
         """The examples of a part."""
         own: dict[str, Any] = {name: self.hparams[name] for name in ("vocab_size", "power", "random_non_queries")}
-        return mqar(**setting, **own, seed=int(seed.generate_state(1)[0]))
+        return mqar(**{**setting, **own}, seed=int(seed.generate_state(1)[0]))
 
 
 def mqar(

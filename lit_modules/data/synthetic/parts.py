@@ -60,7 +60,7 @@ def settings(options: Mapping[str, int | Sequence[int]]) -> list[Setting]:
         raise UsageError(f"{said} need equally many numbers, one for each kind of example: or write a single number.")
     count = next(iter(sizes), 1)
     columns = {name: lists[name] if name in lists else [value] * count for name, value in options.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]  # type: ignore[arg-type]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def part_names(settings: Sequence[Mapping[str, int]]) -> list[str]:

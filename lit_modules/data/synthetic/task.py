@@ -21,7 +21,7 @@ from mixers.checks import UsageError, at_least, fits_memory
 
 Split = Literal["train", "validation", "test"]
 HeldOut = Literal["validation", "test"]
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 EXAMPLE_BYTES = 8  # of each position: an input and a target
 
 
