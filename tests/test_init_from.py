@@ -180,7 +180,7 @@ def test_a_config_for_fine_tuning_has_only_options_of_fit(name, folder: Path, ca
 
 def test_the_help_on_data_lists_the_names_and_the_options(capsys):
     for words, expected in (
-        (["--data.help"], "instructions  Prompts"),
+        (["--data.help"], "  Prompts with responses"),
         (["--data=instructions", "--data.help"], "--data.too_long"),
         (["--data.help=text"], "--data.isolate_documents"),
     ):

@@ -12,7 +12,7 @@ from small_runs import model, text, trainer
 from torch import nn
 
 from lit_modules.evaluation.scores import bits_per_byte
-from lit_modules.training.language_model import LitLanguageModel, mean_loss
+from lit_modules.training.language_model import LitLanguageModel, mean
 from lit_modules.training.mixer_config import as_config, complete
 from lit_modules.training.optimizer import Rates, check_moments, parameter_groups, regroup
 from lit_modules.training.results import learning_rates
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_a_model_made_in_python_rebuilds_it_twice(tmp_path: Path
 
 
 def test_batches_count_by_their_tokens() -> None:
-    metric = mean_loss()
+    metric = mean()
     metric.update(torch.full((3, 10), 1.0))
     metric.update(torch.full((1, 10), 4.0))
     assert metric.compute() == 1.75
@@ -232,14 +232,14 @@ def test_batches_count_by_their_tokens() -> None:
 
 
 def test_many_small_losses_add_up_exactly() -> None:
-    metric = mean_loss()
+    metric = mean()
     for _ in range(3000):
         metric.update(torch.full((4099,), 0.1))
     assert metric.compute().item() == pytest.approx(torch.tensor(0.1).item(), rel=1e-12)
 
 
 def test_a_validation_loss_that_is_not_a_number_shows() -> None:
-    metric = mean_loss()
+    metric = mean()
     metric.update(torch.tensor([[1.0, math.nan]]))
     assert metric.compute().isnan()
 

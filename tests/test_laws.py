@@ -5,23 +5,7 @@ from functools import partial
 import pytest
 
 import mixers
-from mixers import GLA, H3, HGRN2, S4D, Attention, Hyena, Lightning, LinearAttention, Mamba2, Retention
-from mixers import H3, KDA, S4D, Attention, GatedDeltaNet, Hyena, LinearAttention, Retention
-from mixers import H3, RWKV7, S4D, Attention, Hyena, LinearAttention, Retention
-from mixers import (
-    GLA,
-    H3,
-    HGRN2,
-    KDA,
-    S4D,
-    Attention,
-    GatedDeltaNet,
-    Hyena,
-    Lightning,
-    LinearAttention,
-    Mamba2,
-    Retention,
-)
+from mixers import Attention, Based, False, GLA, GatedConv, GatedDeltaNet, H3, HGRN2, Hyena, KDA, Lightning, LinearAttention, MLSTM, Mamba2, RWKV7, Retention, S4D, True
 from mixers.testing import LAWS
 
 VARIANTS = {

@@ -24,15 +24,40 @@ def inputs():
 
 
 @pytest.mark.usefixtures("chunks")
-def test_it_is_cross_entropy_with_its_gradients(inputs):
+@pytest.mark.parametrize("sparse", [True, False, None])
+def test_it_is_cross_entropy_with_its_gradients(inputs, sparse):
     x, weight, targets = inputs
-    ours = negative_log_likelihood(x, weight, targets)
+    ours = negative_log_likelihood(x, weight, targets, sparse=sparse)
     theirs = F.cross_entropy(x @ weight.mT, targets, reduction="sum")
     assert_close(ours, theirs)
     for own, other in zip(
         torch.autograd.grad(3 * ours, (x, weight)), torch.autograd.grad(3 * theirs, (x, weight)), strict=True
     ):
         assert_close(own, other)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_without_any_target_the_loss_and_its_gradients_are_zero(inputs, sparse):
+    x, weight, targets = inputs
+    ignored = targets.fill_(-100)
+    loss = negative_log_likelihood(x, weight, ignored, sparse=sparse)
+    assert [loss, *(grad.abs().max() for grad in torch.autograd.grad(loss, (x, weight)))] == [0, 0, 0]
+    assert_close(negative_log_likelihoods(x, weight, ignored), torch.zeros(7, dtype=torch.float64))
+
+
+def test_no_logits_are_computed_where_there_is_no_target(inputs, monkeypatch):
+    x, weight, targets = inputs
+    seen = []
+    chunk = loss_module._chunk
+
+    def noting(part, *rest):
+        seen.append(len(part))
+        return chunk(part, *rest)
+
+    monkeypatch.setattr(loss_module, "_chunk", noting)
+    for sparse in (True, False, None):
+        negative_log_likelihood(x, weight, targets, sparse=sparse)
+    assert seen == [5, 7, 5]
 
 
 def test_only_one_of_the_gradients_may_be_wanted(inputs):
@@ -90,6 +115,9 @@ def test_the_losses_of_single_tokens_are_cross_entropy(inputs):
     assert_close(ours, F.cross_entropy(x @ weight.mT, targets, reduction="none").detach())
     assert_close(ours.sum(), negative_log_likelihood(x, weight, targets).detach())
     assert not ours.requires_grad
+    losses, right = loss_module.scores(x, weight, targets)
+    assert_close(losses, ours)
+    assert torch.equal(right, (x @ weight.mT).argmax(-1) == targets)
 
 
 def test_the_mean_of_a_models_losses_is_its_loss():

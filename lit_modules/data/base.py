@@ -43,6 +43,7 @@ class LanguageData(LightningDataModule, ABC):
     `num_workers` and `tokenizer` among its `hparams`.
     """
 
+    has_text: ClassVar[bool] = True  # whether the ids are those of text, which a model trained on them can write
     changeable_options: ClassVar[frozenset[str]] = frozenset()  # with which a run may be resumed at other values
     corpus: str  # what messages and tables call the data
     batch_size: int  # samples in a batch, over all processes together
@@ -75,6 +76,11 @@ class LanguageData(LightningDataModule, ABC):
     def start_token(self) -> int | None:
         """The id that begins a document for the model; None if each row is mixed as a whole."""
         return None
+
+    @property
+    def validation_weights(self) -> dict[str, float]:
+        """The share of each validation loader in val/loss, by the name of its part of the data."""
+        return {"": 1.0}
 
     @property
     def samples_seen(self) -> int:

@@ -220,6 +220,11 @@ class Text(LanguageData):
             self._stream_states = {self._resumed_samples: stream}
 
     @property
+    def validation_weights(self) -> dict[str, float]:
+        """The weight of each corpus."""
+        return self.mixture.weights
+
+    @property
     def validation_digest(self) -> str:
         """What val/loss is measured on: equal digests mean that two of them can be compared."""
         return blocks_digest(self._blocks("validation"), list(self.mixture.weights.values()))

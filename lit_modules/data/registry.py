@@ -10,6 +10,17 @@ from lit_modules.data.errors import usage_error
 DATA = {
     "text": "lit_modules.data.datamodule:Text",
     "instructions": "lit_modules.data.instructions:Instructions",
+    "mqar": "lit_modules.data.synthetic.mqar:MQAR",
+    "in_context_recall": "lit_modules.data.synthetic.mad_recall:InContextRecall",
+    "noisy_recall": "lit_modules.data.synthetic.mad_recall:NoisyRecall",
+    "fuzzy_recall": "lit_modules.data.synthetic.mad_fuzzy:FuzzyRecall",
+    "memorization": "lit_modules.data.synthetic.mad_memory:Memorization",
+    "compression": "lit_modules.data.synthetic.mad_memory:Compression",
+    "selective_copying": "lit_modules.data.synthetic.copying:SelectiveCopying",
+    "induction_heads": "lit_modules.data.synthetic.copying:InductionHeads",
+    "parity": "lit_modules.data.synthetic.state_tracking:Parity",
+    "modular_arithmetic": "lit_modules.data.synthetic.arithmetic:ModularArithmetic",
+    "group_words": "lit_modules.data.synthetic.groups:GroupWords",
 }
 DEFAULT = "text"
 
@@ -19,6 +30,12 @@ def get(name: str) -> type[Any]:
     if name not in DATA:
         raise usage_error(f"data={name!r} is not known{did_you_mean(name, DATA)} There are: {', '.join(DATA)}.")
     return resolve_name(DATA[name])
+
+
+def name_of(cls: type) -> str:
+    """The name that a data module is chosen by; that of the class if it is none of ours."""
+    place = f"{cls.__module__}:{cls.__qualname__}"
+    return next((name for name in DATA if DATA[name] == place), cls.__qualname__)
 
 
 def saved_name(checkpoint: dict[str, Any]) -> str | None:

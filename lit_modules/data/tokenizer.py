@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 from jsonargparse.typing import register_type
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence
+from tokenizers import Regex
+from tokenizers.decoders import Replace
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, FixedLength, Sequence, WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
 
 from lit_modules.console import did_you_mean
@@ -50,7 +52,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without `end`."""
-        return self._inner.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self._encode([text])[0].ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of several texts, as lists."""
@@ -60,8 +62,19 @@ class Tokenizer:
         """The same ids of several texts, each (tokens,); much faster for byte-level BPE, see `fast_bpe`."""
         found = [None] * len(texts) if self._fast is None else self._fast.encode(texts)
         left = [text for text, ids in zip(texts, found, strict=True) if ids is None]
-        others = iter(self._inner.encode_batch_fast(left, add_special_tokens=False))
+        others = iter(self._encode(left))
         return [np.array(next(others).ids, np.uint32) if ids is None else ids for ids in found]
+
+    def _encode(self, texts: list[str]) -> list[tokenizers.Encoding]:
+        try:
+            return self._inner.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library raises nothing more precise
+            if not isinstance(self._inner.model, WordLevel):
+                raise
+            raise UsageError(
+                f"{texts[0]!r} is not of this model's ids, which are no text: write numbers from 0 to "
+                f"{self.vocab_size - 2} with spaces between them, such as '1 2 0'."
+            ) from error
 
     @cached_property
     def _fast(self) -> FastBPE | ByteTable | None:
@@ -132,6 +145,15 @@ def well_formed(text: str) -> str:
 def bytes_tokenizer() -> Tokenizer:
     """One id per byte, which is the byte, and 256 for the end of text."""
     inner = _byte_level(BPE(vocab=byte_symbols(), merges=[]), use_regex=False)
+    inner.add_special_tokens([END])
+    return Tokenizer(inner)
+
+
+def ids_tokenizer(vocab_size: int) -> Tokenizer:
+    """Ids that are no text: each is its own number, with spaces between them; `end` is not among the `vocab_size`."""
+    inner = tokenizers.Tokenizer(WordLevel({str(number): number for number in range(vocab_size)}))
+    inner.pre_tokenizer = WhitespaceSplit()
+    inner.decoder = Replace(Regex("^"), " ")  # so that what is added to a text is apart from it
     inner.add_special_tokens([END])
     return Tokenizer(inner)
 

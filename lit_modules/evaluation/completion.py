@@ -97,7 +97,12 @@ def _pieces(
     """What is added to each text by one token after another."""
     device = next(model.parameters()).device
     first = [before.last] if before else []
-    ids = [torch.tensor(first + tokenizer.encode(prompt) or [tokenizer.end], device=device) for prompt in prompts]
+    encoded = [first + tokenizer.encode(prompt) or [tokenizer.end] for prompt in prompts]
+    if any(ids == [tokenizer.end] for ids in encoded) and tokenizer.end >= model.embed.num_embeddings:
+        raise UsageError(
+            "prompt='' is empty, and this model's ids are no text that begins: write some, such as '1 2 0'."
+        )
+    ids = [torch.tensor(one, device=device) for one in encoded]
     states = select_rows(before.states, torch.zeros(len(prompts), dtype=torch.long)) if before else None
     completions = [Completion(tokenizer, stop=sampling.stop) for _ in prompts]
     options = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}

@@ -128,7 +128,8 @@ class Scores(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.nats[dataloader_idx][self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = outputs.float()
+        nats = outputs["losses"].float()
+        self.nats[dataloader_idx][self.evaluation.loaders[dataloader_idx].indices[batch_idx]] = nats
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A process has zeros for the blocks of the others.

@@ -1,7 +1,7 @@
 """Training a language model."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from lit_modules.console import did_you_mean
-from lit_modules.data.base import as_batch
+from lit_modules.data.base import LanguageData, as_batch
 from lit_modules.data.datamodule import Text
 from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
 from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
@@ -96,7 +96,8 @@ class LitLanguageModel(pl.LightningModule):
             self.model = LanguageModel(**model)
         mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
-        self._val_losses: list[MeanMetric] = []  # of each validation text
+        self._val_losses: list[MeanMetric] = []  # of each validation loader
+        self._val_accuracies: list[MeanMetric] = []
 
     initial_weights: Mapping[str, Tensor] | None = None  # until training starts with them
 
@@ -135,7 +136,7 @@ class LitLanguageModel(pl.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, targets = as_batch(batch)
-        loss = self.model.loss(inputs, targets)
+        loss = self.model.loss(inputs, targets, sparse=not isinstance(batch, Tensor))
         if self.trainer.world_size > 1 and not isinstance(batch, Tensor):
             loss = loss * self._share_of_targets(targets)
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
@@ -152,32 +153,43 @@ class LitLanguageModel(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         loaders = self.trainer.val_dataloaders
-        self._val_losses = [mean_loss() for _ in range(len(loaders) if isinstance(loaders, list) else 1)]
-        for loss in self._val_losses:
-            loss.to(self.device)
+        number = len(loaders) if isinstance(loaders, list) else 1
+        self._val_losses, self._val_accuracies = ([mean().to(self.device) for _ in range(number)] for _ in range(2))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         inputs, targets = as_batch(batch)
-        self._val_losses[dataloader_idx].update(self.model.losses(inputs, targets)[targets != IGNORED])
+        losses, right = (scores[targets != IGNORED] for scores in self.model.scores(inputs, targets))
+        self._val_losses[dataloader_idx].update(losses)
+        self._val_accuracies[dataloader_idx].update(right.to(losses.dtype))
 
     def on_validation_epoch_end(self) -> None:
-        losses, data = [loss.compute() for loss in self._val_losses], self.trainer.datamodule  # type: ignore[attr-defined]
-        weights = data.mixture.weights if isinstance(data, Text) else {"": 1.0}
-        loss = torch.stack([weight * each for weight, each in zip(weights.values(), losses, strict=True)]).sum()
-        self._log_validation("", loss, getattr(data, "bytes_per_token", None))
-        if len(losses) > 1:  # each corpus of a mixture
-            for each, (name, file) in zip(losses, data.token_files("validation").items(), strict=True):
-                self._log_validation(f"/{name}", each, file.bytes_per_token)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        weights = data.validation_weights if isinstance(data, LanguageData) else {"": 1.0}
+        losses, accuracies = ([each.compute() for each in means] for means in (self._val_losses, self._val_accuracies))
+        loss, accuracy = (weighted_mean(each, weights.values()) for each in (losses, accuracies))
+        has_text = not isinstance(data, LanguageData) or data.has_text
+        self._log_validation("", loss, getattr(data, "bytes_per_token", None), None if has_text else accuracy)
+        if len(losses) > 1:  # each corpus of a mixture, or part of a task
+            files = data.token_files("validation") if isinstance(data, Text) else {}
+            for name, loss, accuracy in zip(weights, losses, accuracies, strict=True):
+                bytes_per_token = files[name].bytes_per_token if has_text else None
+                self._log_validation(f"/{name}", loss, bytes_per_token, None if has_text else accuracy)
 
-    def _log_validation(self, name: str, loss: Tensor, bytes_per_token: float | None) -> None:
+    def _log_validation(self, name: str, loss: Tensor, bytes_per_token: float | None, accuracy: Tensor | None) -> None:
         self.log(f"val/loss{name}", loss.float())
         self.log(f"val/perplexity{name}", loss.exp().float(), prog_bar=not name)
         if bytes_per_token is not None:
             self.log(f"val/bits_per_byte{name}", bits_per_byte(loss, bytes_per_token).float())
+        if accuracy is not None:
+            self.log(f"val/accuracy{name}", accuracy.float(), prog_bar=not name)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Negative log-likelihood of each target in nats, (batch, time), which `Trainer.test` sums."""
-        return self.model.losses(*as_batch(batch))
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Of each target its negative log-likelihood in nats, and whether it is the likeliest, (batch, time) each.
+
+        `Trainer.test` adds them up.
+        """
+        losses, right = self.model.scores(*as_batch(batch))
+        return {"losses": losses, "right": right}
 
     def _share_of_targets(self, targets: Tensor) -> Tensor:
         """The targets of this process over those of the average process.
@@ -245,8 +257,13 @@ class LitLanguageModel(pl.LightningModule):
         return [{**group, "betas": tuple(self.hparams["betas"])} for group in groups]
 
 
-def mean_loss() -> MeanMetric:
-    """The mean of losses over tokens, each alike."""
+def weighted_mean(values: Sequence[Tensor], weights: Iterable[float]) -> Tensor:
+    """The mean of the values of all validation loaders, with weights that add up to 1."""
+    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum()
+
+
+def mean() -> MeanMetric:
+    """The mean over tokens, each alike."""
     # Not to look for NaN, which it would leave out, also means to ignore weights.
     metric = MeanMetric(nan_strategy="disable")
     metric.set_dtype(SUM_DTYPE)

@@ -14,12 +14,17 @@ def print_results(model: LanguageModel, trainer: pl.Trainer) -> None:
     parts = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items())
     print(f"mixer: {model_mixers(model)}\nparameters: {sum(counts.values()):,} ({parts})")
     print(learning_rates(Rates.from_options(trainer.lightning_module.hparams)))
-    for name, key in (("validation perplexity", "val/perplexity"), ("bits per byte", "val/bits_per_byte")):
-        if key in trainer.callback_metrics:
-            print(f"{name}: {number(trainer.callback_metrics[key].item())}")
+    shown = {"perplexity": "validation perplexity", "bits_per_byte": "bits per byte", "accuracy": "validation accuracy"}
+    for key, name in shown.items():
+        if (value := trainer.callback_metrics.get(f"val/{key}")) is not None:
+            print(f"{name}: {number(value.item())}")
     if best := getattr(trainer.checkpoint_callback, "best_model_path", ""):
         path = short_path(best)
-        print(f'best checkpoint: {path}\ngenerate text: {command()} generate --ckpt_path={path} --prompt="The"')
+        print(f"best checkpoint: {path}")
+        if getattr(trainer.datamodule, "has_text", True):  # type: ignore[attr-defined]
+            print(f'generate text: {command()} generate --ckpt_path={path} --prompt="The"')
+        else:
+            print(f"measure it: {command()} test --ckpt_path={path}")
 
 
 def learning_rates(rates: Rates) -> str:

@@ -58,8 +58,8 @@ def check(content: Options, options: Options) -> None:
     data, kept = content["datamodule_hyper_parameters"], Tokenizer.from_json(registry.saved_state(content)["tokenizer"])
     check_tokenizer(options, data["tokenizer"], kept)
     if (name := options["data"]["name"]) == registry.saved_name(content):
-        cls = registry.get(name)
-        for option in signature(cls).parameters.keys() - cls.changeable_options - {"tokenizer"}:
+        fixed = data.keys() - registry.get(name).changeable_options - {"tokenizer"}
+        for option in options["data"].keys() & fixed:
             _refuse_other(f"data.{option}", options["data"][option], data[option])
 
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
@@ -16,7 +16,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from lit_modules.data.base import LanguageData
 from lit_modules.data.datamodule import HeldOut, Text
-from lit_modules.evaluation import tables
+from lit_modules.data.synthetic.task import Task
+from lit_modules.evaluation import answers, tables
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation, Scores
 from lit_modules.lightning_internals import batches_done, end_without_steps, hush, set_timeout
 from lit_modules.training import checkpoint, pretrained
@@ -31,7 +32,7 @@ from lit_modules.training.results import print_results
 from lit_modules.training.run_folder import RunLogger
 from lit_modules.training.strategies import choose_strategy
 from lit_modules.training.trainer_options import check_options
-from mixers.checks import UsageError, above
+from mixers.checks import UsageError, above, one_of
 
 
 class Trainer(pl.Trainer):
@@ -196,7 +197,8 @@ class Trainer(pl.Trainer):
         if verbose and self.is_global_zero:
             corpus = datamodule.corpus if isinstance(datamodule, LanguageData) else "validation"
             for result in results:
-                print(f"{tables.NOTE}\n\n{tables.aligned(tables.validation(corpus, result))}")
+                note = answers.NOTE if isinstance(datamodule, Task) else tables.NOTE
+                print(f"{note}\n\n{tables.aligned(tables.validation(corpus, result))}")
         return [dict(result) for result in results]
 
     def test(  # type: ignore[override]
@@ -215,7 +217,8 @@ class Trainer(pl.Trainer):
     ) -> list[dict[str, float]]:
         """Measures a model on the test text and on other corpora, by position and by context.
 
-        Tables are printed, and go to a folder; corpora.csv is the last to be written.
+        Tables are printed, and go to a folder; corpora.csv is the last to be written. Of a synthetic task it measures
+        loss and accuracy by part, in accuracy.csv.
 
         Args:
             model: The model.
@@ -238,6 +241,8 @@ class Trainer(pl.Trainer):
             UsageError: An option is out of range, or `output_dir` cannot be written to.
         """
         path = self._file(ckpt_path)
+        if isinstance(datamodule, Task):
+            return [self._test_task(model, datamodule, path, split, output_dir, verbose)]
         if isinstance(datamodule, LanguageData) and not isinstance(datamodule, Text):
             raise UsageError(f"test measures text, not {datamodule.corpus!r}: use validate, or give --data=text.")
         if not isinstance(datamodule, Text):
@@ -248,8 +253,7 @@ class Trainer(pl.Trainer):
         if (limit := self.limit_test_batches) != 1.0:
             raise UsageError(f"trainer.limit_test_batches={limit} would leave out parts of the tables: set max_tokens.")
         evaluation = Evaluation(datamodule, split, corpora, contexts, max_tokens)
-        run = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
-        folder = tables.folder_to_write(run / "test", asked=output_dir) if self.is_global_zero else None
+        folder = self._table_folder(path, output_dir)
         scores = Scores(evaluation)
         self.callbacks.append(scores)  # type: ignore[attr-defined]
         try:
@@ -262,6 +266,31 @@ class Trainer(pl.Trainer):
         finally:
             self.callbacks.remove(scores)  # type: ignore[attr-defined]
         return tables.report(evaluation, scores.nats, folder, verbose and self.is_global_zero)
+
+    def _test_task(
+        self,
+        model: pl.LightningModule | None,
+        task: Task,
+        path: Path | None,
+        split: HeldOut,
+        output_dir: str | Path | None,
+        verbose: bool,
+    ) -> dict[str, float]:
+        """`test` on a synthetic task: loss and accuracy of each of its parts."""
+        one_of(get_args(HeldOut), split=split)
+        task.measured, folder = split, self._table_folder(path, output_dir)
+        scores = answers.Answers(task)
+        self.callbacks.append(scores)  # type: ignore[attr-defined]
+        try:
+            super().test(model, None, path, False, task, weights_only=True)
+        finally:
+            self.callbacks.remove(scores)  # type: ignore[attr-defined]
+        return answers.report(task, scores.sums, folder, verbose and self.is_global_zero)
+
+    def _table_folder(self, path: Path | None, output_dir: str | Path | None) -> Path | None:
+        """Where the first process writes the tables of a test."""
+        run = checkpoint.run_folder(path) or path.parent if path else Path(self.log_dir or self.default_root_dir)
+        return tables.folder_to_write(run / "test", asked=output_dir) if self.is_global_zero else None
 
     def _file(self, ckpt_path: str | None) -> Path | None:
         path = checkpoint.find(ckpt_path, self.default_root_dir) if ckpt_path else None

@@ -113,9 +113,13 @@ class LanguageModel(nn.Module):
         """Logits (batch, time, vocabulary) of the token after each of ids (batch, time)."""
         return F.linear(self._features(ids), self._output_weight)
 
-    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Mean negative log-likelihood of targets (batch, time), in nats per token; those of -100 do not count."""
-        total = negative_log_likelihood(self._features(ids), self._output_weight, targets)
+    def loss(self, ids: Tensor, targets: Tensor, *, sparse: bool | None = None) -> Tensor:
+        """Mean negative log-likelihood of targets (batch, time), in nats per token; those of -100 do not count.
+
+        With `sparse` their logits are not computed, for which a GPU has to wait until it knows where they are; None
+        leaves them out on a CPU.
+        """
+        total = negative_log_likelihood(self._features(ids), self._output_weight, targets, sparse=sparse)
         return total / (targets != IGNORED).sum().clamp(min=1)
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Cross entropy of a large vocabulary without holding all logits at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ CHUNK_LOGITS_ELSEWHERE = 2**26
 IGNORED = -100  # a target that is not predicted, torch's own convention
 
 
-def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor, *, sparse: bool | None = None) -> Tensor:
     """Σ -log softmax(x Wᵀ)[target] over the targets that are not -100, in nats, in float32 or better.
 
     Logits are computed for a few rows at a time, and their gradients with them, so that memory does not grow with the
@@ -27,16 +27,23 @@ def negative_log_likelihood(x: Tensor, weight: Tensor, targets: Tensor) -> Tenso
         x: (..., dim).
         weight: (vocabulary, dim).
         targets: (...).
+        sparse: Whether to leave out the rows whose target is -100, for which a GPU has to wait until it knows them;
+            None does so on a CPU.
     """
     if not torch.is_grad_enabled():  # a Function is told that parameters want gradients even then
         x, weight = x.detach(), weight.detach()
-    return _ChunkedNLL.apply(*in_product_dtype(x.flatten(0, -2), weight), targets.flatten())
+    x, targets = x.flatten(0, -2), targets.flatten()
+    if sparse or (sparse is None and targets.device.type == "cpu"):
+        rows = _rows_with_target(targets)
+        if len(rows) < len(targets):
+            x, targets = x.index_select(0, rows), targets[rows]
+    return _ChunkedNLL.apply(*in_product_dtype(x, weight), targets)
 
 
 @torch.no_grad()
 def negative_log_likelihoods(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """What `negative_log_likelihood` sums, (...), 0 where the target is -100; without gradients."""
-    return torch.cat([losses for losses, _, _ in _losses_by_chunk(x, weight, targets)]).view(targets.shape)
+    return _at_targets([losses for losses, _, _ in _losses_by_chunk(x, weight, targets)], targets)
 
 
 @torch.no_grad()
@@ -44,16 +51,28 @@ def scores(x: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """`negative_log_likelihoods`, and whether each target is the likeliest token, (...) each."""
     chunks = [(losses, logits.argmax(-1) == part) for losses, logits, part in _losses_by_chunk(x, weight, targets)]
     losses, likeliest = zip(*chunks, strict=True)
-    return torch.cat(losses).view(targets.shape), torch.cat(likeliest).view(targets.shape)
+    return _at_targets(losses, targets), _at_targets(likeliest, targets)
 
 
 def _losses_by_chunk(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Losses and logits of a few rows at a time in float32 or better, with their targets."""
-    x, weight = in_product_dtype(x.flatten(0, -2), weight)
+    """Losses and logits of a few rows with a target at a time in float32 or better, with their targets."""
+    predicted = _rows_with_target(targets)
+    x, weight = in_product_dtype(x.flatten(0, -2)[predicted], weight)
     rows = _chunk_rows(x, weight)
-    for part, target in zip(x.split(rows), targets.flatten().split(rows), strict=True):
+    for part, target in zip(x.split(rows), targets.flatten()[predicted].split(rows), strict=True):
         logits = (part @ weight.mT).to(torch.promote_types(x.dtype, torch.float32))
-        yield F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none"), logits, target
+        yield F.cross_entropy(logits, target, reduction="none"), logits, target
+
+
+def _rows_with_target(targets: Tensor) -> Tensor:
+    """Where targets, as one row of all, are not -100: (targets,)."""
+    return (targets.flatten() != IGNORED).nonzero().flatten()
+
+
+def _at_targets(chunks: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """The values of the rows with a target where these are, zeros elsewhere: (...)."""
+    values = torch.cat(list(chunks))
+    return values.new_zeros(targets.shape).masked_scatter_(targets != IGNORED, values)
 
 
 class _ChunkedNLL(torch.autograd.Function):

@@ -40,7 +40,8 @@ class Samples(Callback):
     """Shows a text written by the model in TensorBoard after each validation, always from the same random numbers."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        tokenizer = getattr(data, "tokenizer", None) if getattr(data, "has_text", True) else None
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if tokenizer is None or not boards or trainer.sanity_checking:
             return
@@ -100,6 +101,11 @@ class Progress(TQDMProgressBar):
             print(f"step {trainer.global_step} of {trainer.max_steps}: {shown}", flush=True)
 
     def get_metrics(self, trainer: pl.Trainer, *_: Any) -> dict[str, str | int | float | dict[str, float]]:
-        shown = {"loss": "train/loss", "validation perplexity": "val/perplexity", "tokens/s": "tokens_per_second"}
+        shown = {
+            "loss": "train/loss",
+            "validation perplexity": "val/perplexity",
+            "validation accuracy": "val/accuracy",
+            "tokens/s": "tokens_per_second",
+        }
         known = trainer.callback_metrics
         return {name: number(known[key].item()) for name, key in shown.items() if key in known}
