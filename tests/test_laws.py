@@ -5,7 +5,21 @@ from functools import partial
 import pytest
 
 import mixers
-from mixers import Attention, Based, False, GLA, GatedConv, GatedDeltaNet, H3, HGRN2, Hyena, KDA, Lightning, LinearAttention, MLSTM, Mamba2, RWKV7, Retention, S4D, True
+from mixers import (
+    GLA,
+    H3,
+    HGRN2,
+    KDA,
+    RWKV7,
+    S4D,
+    Attention,
+    GatedDeltaNet,
+    Hyena,
+    Lightning,
+    LinearAttention,
+    Mamba2,
+    Retention,
+)
 from mixers.testing import LAWS
 
 VARIANTS = {

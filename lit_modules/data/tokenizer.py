@@ -71,7 +71,7 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more precise
             if not isinstance(self._inner.model, WordLevel):
                 raise
-            raise UsageError(
+            raise usage_error(
                 f"{texts[0]!r} is not of this model's ids, which are no text: write numbers from 0 to "
                 f"{self.vocab_size - 2} with spaces between them, such as '1 2 0'."
             ) from error
