@@ -23,6 +23,7 @@ import torch
 from mixers import LanguageModel
 
 warnings.simplefilter("ignore")
+torch.set_num_threads(1)  # as in the tests, for the same rounding
 for name in sys.argv[1:]:
     model = LanguageModel(name, vocab_size=50, dim=32, depth=2).eval()
     model.load_state_dict(torch.load(f"{name}.weights.pt", weights_only=True))
