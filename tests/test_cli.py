@@ -168,7 +168,7 @@ def test_one_seed_gives_one_model(words: list[str]) -> None:
         (["--trainer.max_steps=-1"], ["schedule='linear' needs an end", "trainer.max_steps"]),
         (["--trainer.accelerator=quantum"], ["quantum"]),
         (["--trainer.devices=x"], ["devices"]),
-        (["--trainer.callbacks=Foo"], ["--trainer.callbacks: ", "import path", "Foo"]),
+        (["--trainer.callbacks=Foo"], ["--trainer.callbacks=Foo", "is no list of callbacks"]),
         (["--config=missing.yaml"], ["--config: File does not exist", "missing.yaml"]),
         (["--config=wrong.yaml"], ["no option --model.dept", "did you mean --model.depth?"]),
         (["--config=broken.yaml"], ["config"]),

@@ -29,6 +29,7 @@ from lit_modules.training.optimizer import Rates, check_moments, check_options, 
 from lit_modules.training.pretrained import Pretrained, load_weights
 from lit_modules.training.schedule import Schedule, check_schedule, lr_factor, schedule_of
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
+from lit_modules.training.step_mean import StepMean
 from mixers import LanguageModel
 from mixers.checks import SEEDS, UsageError, between
 from mixers.model.loss import IGNORED
@@ -98,6 +99,7 @@ class LitLanguageModel(pl.LightningModule):
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
         self._val_losses: list[MeanMetric] = []  # of each validation loader
         self._val_accuracies: list[MeanMetric] = []
+        self._step_mean = StepMean()  # of batches with different numbers of targets
 
     initial_weights: Mapping[str, Tensor] | None = None  # until training starts with them
 
@@ -137,12 +139,21 @@ class LitLanguageModel(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, targets = as_batch(batch)
         loss = self.model.loss(inputs, targets, sparse=not isinstance(batch, Tensor))
-        if self.trainer.world_size > 1 and not isinstance(batch, Tensor):
-            loss = loss * self._share_of_targets(targets)
+        if not isinstance(batch, Tensor) and self.trainer.world_size * self.trainer.accumulate_grad_batches > 1:
+            return self._step_mean.weigh(loss, targets)
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
-            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
-            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self._log_step(loss.detach())
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        gradients = (parameter.grad for parameter in self.parameters() if parameter.grad is not None)
+        loss = self._step_mean.finish(gradients, self.trainer.strategy, self.trainer.accumulate_grad_batches)
+        if loss is not None and step_is_logged(self.trainer):
+            self._log_step(loss)
+
+    def _log_step(self, loss: Tensor) -> None:
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_start(self) -> None:
         check_shares(self.trainer.val_dataloaders, self.trainer.world_size)
@@ -191,14 +202,6 @@ class LitLanguageModel(pl.LightningModule):
         losses, right = self.model.scores(*as_batch(batch))
         return {"losses": losses, "right": right}
 
-    def _share_of_targets(self, targets: Tensor) -> Tensor:
-        """The targets of this process over those of the average process.
-
-        Times it, the mean of all processes' losses is the mean over all targets, as in a single process.
-        """
-        count = (targets != IGNORED).sum().float()
-        return count / self.trainer.strategy.reduce(count.clone(), reduce_op="mean")  # which is done in place
-
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
@@ -237,6 +240,7 @@ class LitLanguageModel(pl.LightningModule):
             check_moments(state, self.model)
 
     def on_train_start(self) -> None:
+        self._step_mean = StepMean()  # an earlier run may have been interrupted within a step
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.
         [optimizer], scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
