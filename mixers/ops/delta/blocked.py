@@ -101,7 +101,8 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dpast: Tensor | None) -> tuple[Tensor | None, ...]:
-        parts, kept = list(ctx.saved_tensors[:6]), list(ctx.saved_tensors[6:])
+        kept = list(ctx.saved_tensors)
+        parts, kept = kept[:6], kept[6:]
         k, v, log_decay = parts[1:4]
         do = torch.zeros_like(v) if do is None else do
         gradients = [torch.empty_like(x) for x in parts]
