@@ -7,7 +7,6 @@ from inspect import getdoc, signature
 from pathlib import Path
 
 import pytorch_lightning as pl
-import yaml
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
@@ -24,7 +23,6 @@ from lit_modules.training.errors import Parser, explain
 from lit_modules.training.fsdp2 import FSDP2
 from lit_modules.training.given import given, options_of
 from lit_modules.training.language_model import LitLanguageModel
-from lit_modules.training.mixer_config import complete
 from lit_modules.training.own_defaults import keep_own_defaults
 from lit_modules.training.sharded import weights_later
 from lit_modules.training.trainer import Trainer
@@ -100,9 +98,6 @@ class CLI(CLIWithoutCheckpoints):
         parser.link_arguments("data", "model.vocab_size", lambda data: data.vocab_size, apply_on="instantiate")
         parser.link_arguments("data", "model.start_token", lambda data: data.start_token, apply_on="instantiate")
         parser.link_arguments("seed_everything", "model.seed")
-        # Else options of the default mixer would be taken for those of the given one that have the same name.
-        if mixer := given_mixer(self.argv):
-            parser.set_defaults({"model.mixer": mixer})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
         self._parse(parser)
@@ -222,21 +217,6 @@ def with_data_name(argv: Sequence[str]) -> list[str]:
         if option == "--data" and not Path(value).is_file():  # a file is a config of the section
             words[index] = f"--data.name{equals}{value if equals else ''}"
     return words
-
-
-def given_mixer(argv: Sequence[str]) -> str | None:
-    """The name or import path of the mixer that is given; None where none is, or no mixer has it."""
-    asked = given(argv[1:], "model.mixer").get("model.mixer")
-    with contextlib.suppress(yaml.YAMLError):
-        asked = yaml.safe_load(asked) if isinstance(asked, str) else asked
-    path = asked.get("class_path") if isinstance(asked, dict) else asked
-    if not isinstance(path, str):
-        return None
-    path = {cls.__name__: name for name, cls in available().items()}.get(path, path)
-    with contextlib.suppress(UsageError):
-        complete(path)
-        return path
-    return None
 
 
 def data_help(argv: Sequence[str]) -> str:
