@@ -12,11 +12,12 @@ from small_runs import model, text, trainer
 from torch import nn
 
 from lit_modules.evaluation.scores import bits_per_byte
-from lit_modules.training.language_model import LitLanguageModel, mean
+from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import as_config, complete
 from lit_modules.training.optimizer import Rates, check_moments, parameter_groups, regroup
 from lit_modules.training.results import learning_rates
 from lit_modules.training.schedule import lr_factor
+from lit_modules.training.validation import mean
 from mixers import S4D, Attention, LanguageModel, Retention
 from mixers.checks import UsageError
 

@@ -1,7 +1,7 @@
 """Training a language model."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +14,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 
 from lit_modules.console import did_you_mean
-from lit_modules.data.base import LanguageData, as_batch
-from lit_modules.data.datamodule import Text
-from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
+from lit_modules.data.base import as_batch
 from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
 from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.check_weights import check_weights
@@ -30,6 +27,7 @@ from lit_modules.training.pretrained import Pretrained, load_weights
 from lit_modules.training.schedule import Schedule, check_schedule, lr_factor, schedule_of
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
 from lit_modules.training.step_mean import StepMean
+from lit_modules.training.validation import SHOWN, Validation
 from mixers import LanguageModel
 from mixers.checks import SEEDS, UsageError, between
 from mixers.model.loss import IGNORED
@@ -97,8 +95,6 @@ class LitLanguageModel(pl.LightningModule):
             self.model = LanguageModel(**model)
         mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
-        self._val_losses: list[MeanMetric] = []  # of each validation loader
-        self._val_accuracies: list[MeanMetric] = []
         self._step_mean = StepMean()  # of batches with different numbers of targets
 
     initial_weights: Mapping[str, Tensor] | None = None  # until training starts with them
@@ -164,35 +160,17 @@ class LitLanguageModel(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         loaders = self.trainer.val_dataloaders
-        number = len(loaders) if isinstance(loaders, list) else 1
-        self._val_losses, self._val_accuracies = ([mean().to(self.device) for _ in range(number)] for _ in range(2))
+        self._validation = Validation(len(loaders) if isinstance(loaders, list) else 1, self.device)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         inputs, targets = as_batch(batch)
-        losses, right = (scores[targets != IGNORED] for scores in self.model.scores(inputs, targets))
-        self._val_losses[dataloader_idx].update(losses)
-        self._val_accuracies[dataloader_idx].update(right.to(losses.dtype))
+        self._validation.update(
+            dataloader_idx, *(each[targets != IGNORED] for each in self.model.scores(inputs, targets))
+        )
 
     def on_validation_epoch_end(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        weights = data.validation_weights if isinstance(data, LanguageData) else {"": 1.0}
-        losses, accuracies = ([each.compute() for each in means] for means in (self._val_losses, self._val_accuracies))
-        loss, accuracy = (weighted_mean(each, weights.values()) for each in (losses, accuracies))
-        has_text = not isinstance(data, LanguageData) or data.has_text
-        self._log_validation("", loss, getattr(data, "bytes_per_token", None), None if has_text else accuracy)
-        if len(losses) > 1:  # each corpus of a mixture, or part of a task
-            files = data.token_files("validation") if isinstance(data, Text) else {}
-            for name, loss, accuracy in zip(weights, losses, accuracies, strict=True):
-                bytes_per_token = files[name].bytes_per_token if has_text else None
-                self._log_validation(f"/{name}", loss, bytes_per_token, None if has_text else accuracy)
-
-    def _log_validation(self, name: str, loss: Tensor, bytes_per_token: float | None, accuracy: Tensor | None) -> None:
-        self.log(f"val/loss{name}", loss.float())
-        self.log(f"val/perplexity{name}", loss.exp().float(), prog_bar=not name)
-        if bytes_per_token is not None:
-            self.log(f"val/bits_per_byte{name}", bits_per_byte(loss, bytes_per_token).float())
-        if accuracy is not None:
-            self.log(f"val/accuracy{name}", accuracy.float(), prog_bar=not name)
+        for name, value in self._validation.metrics(self.trainer.datamodule).items():  # type: ignore[attr-defined]
+            self.log(name, value.float(), prog_bar=name in SHOWN)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Of each target its negative log-likelihood in nats, and whether it is the likeliest, (batch, time) each.
@@ -259,16 +237,3 @@ class LitLanguageModel(pl.LightningModule):
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups = parameter_groups(self.model, Rates.from_options(self.hparams))
         return [{**group, "betas": tuple(self.hparams["betas"])} for group in groups]
-
-
-def weighted_mean(values: Sequence[Tensor], weights: Iterable[float]) -> Tensor:
-    """The mean of the values of all validation loaders, with weights that add up to 1."""
-    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum()
-
-
-def mean() -> MeanMetric:
-    """The mean over tokens, each alike."""
-    # Not to look for NaN, which it would leave out, also means to ignore weights.
-    metric = MeanMetric(nan_strategy="disable")
-    metric.set_dtype(SUM_DTYPE)
-    return metric
