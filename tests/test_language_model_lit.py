@@ -278,7 +278,7 @@ def test_dropout_depends_on_the_batch_and_the_seed_alone(tmp_path: Path) -> None
 
 def test_moments_of_other_shapes_are_refused_before_the_optimizer_writes_past_them() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
-    optimizer = torch.optim.AdamW(parameter_groups(model, lr=1e-3, weight_decay=0.1))
+    optimizer = torch.optim.AdamW(parameter_groups(model, Rates(lr=1e-3, weight_decay=0.1)))
     model(torch.ones(3)).sum().backward()
     optimizer.step()
     check_moments(optimizer.state_dict(), model)
