@@ -22,17 +22,17 @@ MILLION = 1e6
 
 
 def write(study: Study, results: list[Results], search: tuning.Search | None) -> Path:
-    """Writes the report of a study from those of its budgets; where its page is."""
+    """Writes the report of a study from those of its budgets, none while it is being tuned; where its page is."""
     budgets, files = by_budget(study, results), dict[str, str]()
     everything: list[Table | Picture | None] = []
-    if study.budgets:
+    if results:
         trends = crossings(study, results)
         files |= {"tokens.csv": budgets.to_csv(index=False), "trends.csv": trends.to_csv(index=False)}
         everything += [differences(study, results, budgets), quality(study, budgets), crossing_table(study, trends)]
     if search:
         tried = tuning.table(search)
         files["tuning.csv"] = tried.to_csv(index=False)
-        everything += [tuning_table(search, tried), check_table(search)]
+        everything += [tuning_table(search, tried), tried_table(search, tried), check_table(search)]
     return write_page(study, f"{study.name}: loss against tokens" if study.budgets else study.name, everything, files)
 
 
@@ -157,6 +157,23 @@ def tuning_table(search: tuning.Search, tried: pd.DataFrame) -> Table:
             },
             index=best.index,
         ).rename_axis(None),
+    )
+
+
+def tried_table(search: tuning.Search, tried: pd.DataFrame) -> Table:
+    """The loss of everything that was tried, a line for each row and first option, to read."""
+    first, *others = search.tuning.grid
+    losses = tried["loss"].map("{:.3f}".format).mask(np.isinf(tried["loss"]), "failed")
+    index = tried["row"] + f", {first} " + tried[first].map("{:g}".format)
+    names = tried[others].map("{:g}".format).agg(" ".join, axis=1) if others else pd.Series("1", tried.index)
+    data = pd.DataFrame({"index": index, "column": names, "loss": losses})
+    order = dict.fromkeys(data["index"]), sorted({*data["column"]}, key=lambda name: [float(x) for x in name.split()])
+    data = data.pivot(index="index", columns="column", values="loss").fillna(MISSING)
+    data = data.reindex(index=list(order[0]), columns=list(order[1])).rename_axis(index=None, columns=None)
+    return Table(
+        title="Everything that was tried",
+        note=f"Validation loss by {first} and, in columns, {', '.join(others) or 'nothing else'}.",
+        data=data,
     )
 
 
