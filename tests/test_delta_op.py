@@ -154,10 +154,22 @@ def test_only_states_between_chunks_and_what_was_written_are_kept_for_gradients(
     assert own <= B * H * (256 * V + 256 // 64 * K * V)
 
 
-@pytest.mark.parametrize(("triton", "wrong"), [("3.3.1", False), ("3.4.0", True), ("3.7.0", True), ("3.7.1", False)])
-def test_kernels_with_wrong_gradients_on_hopper_are_known(triton, wrong, monkeypatch):
+@pytest.mark.parametrize(
+    ("capability", "triton", "reason"),
+    [
+        (9, "3.3.1", None),
+        (9, "3.4.0", "wrong on Hopper"),
+        (9, "3.7.0+git1", "wrong on Hopper"),
+        (9, "3.7.1", None),
+        (9, "main", "not known"),
+        (8, "3.4.0", None),
+        (12, "3.7.1", "Blackwell"),
+    ],
+)
+def test_kernels_whose_gradients_are_known_to_be_wrong_are_not_run(capability, triton, reason, monkeypatch):
     monkeypatch.setattr(fla, "version", lambda _: triton)
-    assert fla.wrong_on_hopper() == wrong
+    found = fla.wrong_on(capability)
+    assert found is None if reason is None else reason in found
 
 
 def test_kernels_are_for_cuda():
