@@ -133,10 +133,10 @@ def test_tuning_without_an_end_says_so() -> None:
         ({"tuning": {"grid": {"lr": [0.2, 0.1]}}}, "should be two or more numbers above 0, ascending"),
         ({"tuning": {"grid": {"lr": [0.1, 0.2]}, "check_next": ["B"]}}, "tuning.check_next has 'B', which is no row"),
         ({"minor_rows": ["B"]}, "minor_rows has 'B', which is no row"),
-        ({"budgets": [{"steps": 8, "seeds": 3}]}, "budgets.seeds=3 is too large"),
+        ({"budgets": [{"steps": 8, "seeds": 3}]}, "budgets.seeds=3 is out of range"),
         ({"budgets": [{"steps": 8, "seeds": 1}, {"steps": 8, "seeds": 1}]}, "should be numbers that ascend"),
         ({"budgets": [{"steps": 1, "seeds": 1}]}, "budgets.steps=1 is too small"),
-        ({"budgets": [{"steps": 8, "seeds": 1, "cooldown_steps": 8}]}, "budgets.cooldown_steps=8 is too large"),
+        ({"budgets": [{"steps": 8, "seeds": 1, "cooldown_steps": 8}]}, "budgets.cooldown_steps=8 is out of range"),
     ],
 )
 def test_a_study_that_asks_for_the_impossible_is_answered_in_a_sentence(changes, message, tmp_path: Path) -> None:
