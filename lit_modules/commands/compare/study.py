@@ -72,9 +72,9 @@ class Study:
         for seed in self.seeds:
             between(0, SEEDS, seeds=seed)
         # Here, because the parser would wrap what they raised themselves.
-        sections: list[Budget | Tuning] = [*self.budgets, *([self.tuning] if self.tuning else [])]
-        for section in sections:
-            section.check()
+        searched: list[Budget | Tuning] = [*self.budgets, *([self.tuning] if self.tuning else [])]
+        for part in searched:
+            part.check()
         check_next = self.tuning.check_next if self.tuning else []
         for name, named in (("minor_rows", self.minor_rows), ("tuning.check_next", check_next)):
             if unknown := [row for row in named if row not in self.rows]:
