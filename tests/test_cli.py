@@ -86,6 +86,23 @@ def test_every_mixer_has_a_name_and_a_help(name: str, words: list[str], capsys: 
     assert "--dim" not in help_text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["--model.mixer=attention"],
+        ["--model.mixer=Attention"],
+        ["--model.mixer", "mixers.attention.Attention"],
+        ["--model.mixer={class_path: attention, init_args: {window: 3}}"],
+        ["--config=attention.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_a_mixer_has_its_own_defaults_and_not_those_of_the_default_mixer(said: list[str], words: list[str]) -> None:
+    Path("attention.yaml").write_text("model: {mixer: {class_path: attention, init_args: {window: 3}}}")
+    assert Retention(32).num_heads != Attention(32).num_heads
+    assert all(mixer.num_heads == Attention(32).num_heads for mixer in mixers_of([*words, *said]))
+
+
 def test_a_block_can_have_another_mixer(words: list[str]) -> None:
     said = ["--model.mixer=retention", "--model.overrides.1=attention", "--model.overrides.1.num_heads=2"]
     first, second = mixers_of([*words, *said])
