@@ -27,11 +27,10 @@ def as_config(path: Path, content: Options, data: str) -> Options:
         own = {"tokenizer": str(main_file(path))}
     config = (run_folder(path) or path) / "config.yaml"  # no file where the checkpoint was moved
     run = yaml.safe_load(config.read_text("utf-8")) if config.is_file() else {}
-    options = {name: value for name, value in model.items() if name not in FOLLOWING and name[0] != "_"}
     return {
         "seed_everything": model["seed"],
         "trainer": run.get("trainer", {}),
-        "model": _with_whole_mixer(options),
+        "model": {name: value for name, value in model.items() if name not in FOLLOWING and name[0] != "_"},
         "data": {name: value for name, value in own.items() if name[0] != "_"},
         "init_from": run.get("init_from"),
     }
@@ -41,13 +40,7 @@ def start_config(start: Pretrained) -> Options:
     """The options of a new run that its first weights decide, as a config of `fit`."""
     known = signature(LanguageModel).parameters.keys() - FOLLOWING
     model = {name: value for name, value in start.options.items() if name in known}
-    return {"model": _with_whole_mixer(model), "data": {"tokenizer": str(start.tokenizer_file)}}
-
-
-def _with_whole_mixer(model: Options) -> Options:
-    """With every option of the mixer, since the parser would take those left out from the default mixer."""
-    mixer = model.get("mixer")
-    return {**model, "mixer": {**mixer, "init_args": complete(mixer).options}} if isinstance(mixer, dict) else model
+    return {"model": model, "data": {"tokenizer": str(start.tokenizer_file)}}
 
 
 def is_finished(content: Options, trainer: Options) -> bool:
