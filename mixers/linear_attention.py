@@ -43,7 +43,7 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         num_heads: Number of heads; each is dim / num_heads wide.
         feature_map: φ, applied to queries and keys: `elu` is the paper's elu(x) + 1; `relu`; `softmax` is taken over
             the channels of a head.
-        short_width: Taps of the causal convolution, with SiLU after it, that queries, keys and values each pass once
+        conv_size: Taps of the causal convolution, with SiLU after it, that queries, keys and values each pass once
             projected and before φ. Most mixers of today have 4; 0, the paper's, means none.
         chunk_size: Tokens mixed in parallel before the state is carried on. Changes speed and memory, not the result.
 
@@ -59,7 +59,7 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         *,
         num_heads: int = 8,
         feature_map: Literal["elu", "relu", "softmax"] = "elu",
-        short_width: int = 0,
+        conv_size: int = 0,
         chunk_size: int = 128,
     ):
         super().__init__(dim)
@@ -72,7 +72,7 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         self.k_proj = nn.Linear(dim, dim, bias=False)
         self.v_proj = nn.Linear(dim, dim, bias=False)
         self.out_proj = nn.Linear(dim, dim, bias=False)
-        self.q_conv1d, self.k_conv1d, self.v_conv1d = short_convs(short_width, dim, dim, dim)
+        self.q_conv1d, self.k_conv1d, self.v_conv1d = short_convs(conv_size, dim, dim, dim)
 
     def initial_state(self, batch: int) -> LinearAttentionState:
         weight, width = self.q_proj.weight, self.dim // self.num_heads

@@ -18,7 +18,7 @@ from mixers.registry import register
 
 
 class Mamba2State(NamedTuple):
-    conv: Tensor  # (b, conv_width - 1, h p + 2 g n): the last inputs of the convolution
+    conv: Tensor  # (b, conv_size - 1, h p + 2 g n): the last inputs of the convolution
     ssm: Tensor  # (b, h, n, p): the decayed sum of outer products
 
 
@@ -41,7 +41,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
             width 128. Where that is less than one, one head.
         expand: Width of all values together, in units of dim.
         n_groups: Groups of heads, each with keys and queries of its own.
-        conv_width: Taps of the short convolution; 1 is none but its weight and bias.
+        conv_size: Taps of the short convolution; 1 is none but its weight and bias.
         time_step_min: Smallest softplus(dt_bias) at the start, where they are log-uniform.
         time_step_max: Largest.
         time_step_limit: Least and largest step Δ, to which it is clamped; None for any.
@@ -62,7 +62,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
         head_dim: int = 64,
         expand: float = 2.0,
         n_groups: int = 1,
-        conv_width: int = 4,
+        conv_size: int = 4,
         time_step_min: float = 0.001,
         time_step_max: float = 0.1,
         time_step_limit: tuple[float, float] | None = None,
@@ -72,7 +72,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
         super().__init__(dim)
         state_size = min(128, dim) if state_size is None else state_size
         at_least(1, state_size=state_size, head_dim=head_dim, n_groups=n_groups)
-        at_least(1, conv_width=conv_width, chunk_size=chunk_size)
+        at_least(1, conv_size=conv_size, chunk_size=chunk_size)
         above(0, expand=expand, time_step_min=time_step_min, norm_eps=norm_eps)
         at_least(time_step_min, time_step_max=time_step_max)
         if time_step_limit is not None:
@@ -90,7 +90,7 @@ class Mamba2(RecurrentMixer[Mamba2State]):
         self.limit, self.chunk_size = time_step_limit, chunk_size
         channels = width + 2 * n_groups * state_size
         self.in_proj = nn.Linear(dim, width + channels + heads, bias=False)
-        self.conv1d = ShortConv(channels, width=conv_width)
+        self.conv1d = ShortConv(channels, width=conv_size)
         self.dt_bias = nn.Parameter(initial_dt_bias(heads, time_step_min, time_step_max))
         self.A_log = nn.Parameter(initial_a_log(heads))
         self.D = nn.Parameter(torch.ones(heads))

@@ -37,19 +37,17 @@ VARIANTS = {
     "attention, window past the end": partial(Attention, window=1000),
     "linear attention, relu, chunks of 5": partial(LinearAttention, feature_map="relu", chunk_size=5),
     "linear attention, softmax": partial(LinearAttention, feature_map="softmax", num_heads=2),
-    "retention, short convolution": partial(Retention, short_width=4),
-    "retention, short convolution of 2, chunks of 5": partial(Retention, short_width=2, chunk_size=5, expand_v=1.0),
+    "retention, short convolution": partial(Retention, conv_size=4),
+    "retention, short convolution of 2, chunks of 5": partial(Retention, conv_size=2, chunk_size=5, expand_v=1.0),
     "attention, sinks": partial(Attention, sinks=True),
     "attention, window 10, sinks, shared keys": partial(Attention, window=10, sinks=True, num_kv_heads=2),
     "attention, gate, norm, rotary in part": partial(
         Attention, gate="channel", qk_norm=True, rotary=0.5, num_heads=4, num_kv_heads=1
     ),
     "attention, gate of heads, window 10": partial(Attention, gate="head", window=10, qk_norm=True, rotary=False),
-    "attention, short convolution": partial(Attention, short_width=4),
-    "attention, window 10, shared keys, short convolution": partial(
-        Attention, window=10, num_kv_heads=2, short_width=3
-    ),
-    "linear attention, short convolution": partial(LinearAttention, short_width=4, chunk_size=16),
+    "attention, short convolution": partial(Attention, conv_size=4),
+    "attention, window 10, shared keys, short convolution": partial(Attention, window=10, num_kv_heads=2, conv_size=3),
+    "linear attention, short convolution": partial(LinearAttention, conv_size=4, chunk_size=16),
     "hyena, order 3": partial(Hyena, order=3, max_length=256),
     "hyena, filters shorter than the text": partial(Hyena, max_length=40, filter_features=5),
     "h3, heads of 1": partial(H3, head_dim=1),
@@ -61,7 +59,7 @@ VARIANTS = {
     "s4d, inv, bilinear, chunks of 8": partial(S4D, spectrum="inv", discretisation="bilinear", chunk_size=8),
     "s4d, real, no glu": partial(S4D, spectrum="real", glu=False, state_size=2),
     "mamba2, two groups, chunks of 5": partial(Mamba2, head_dim=8, n_groups=2, state_size=4, chunk_size=5),
-    "mamba2, clamped steps, no convolution": partial(Mamba2, time_step_limit=(0.002, 0.05), conv_width=1, expand=1.0),
+    "mamba2, clamped steps, no convolution": partial(Mamba2, time_step_limit=(0.002, 0.05), conv_size=1, expand=1.0),
     "lightning, two heads, chunks of 5": partial(Lightning, num_heads=2, chunk_size=5),
     "gla, two heads, chunks of 24": partial(GLA, num_heads=2, expand_k=1.0, expand_v=2.0, chunk_size=24),
     "gla, strong decays, rank 3": partial(GLA, gate_normalizer=0.5, gate_rank=3),

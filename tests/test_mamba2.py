@@ -115,7 +115,7 @@ def test_heads_follow_the_width(dim, heads):
     [
         ({"head_dim": 24}, "head_dim=24 does not divide"),
         ({"n_groups": 3}, "n_groups=3 does not divide the 4 heads"),
-        ({"conv_width": 0}, "conv_width=0"),
+        ({"conv_size": 0}, "conv_size=0"),
         ({"time_step_max": 0.0001}, "time_step_max=0.0001"),
         ({"time_step_limit": (0.1, 0.01)}, "time_step_limit"),
         ({"expand": 0}, "expand=0"),

@@ -36,9 +36,9 @@ def short_convs(width: int, *channels: int) -> list[ShortConv | None]:
     """A convolution without bias for each of queries, keys and values, of so many channels; None where `width` is 0.
 
     Raises:
-        ValueError: the width, an option that is `short_width` in every mixer, is negative.
+        ValueError: the width, an option that is `conv_size` in every mixer, is negative.
     """
-    at_least(0, short_width=width)
+    at_least(0, conv_size=width)
     return [ShortConv(size, width=width, bias=False) if width else None for size in channels]
 
 
