@@ -14,8 +14,8 @@ from lit_modules.console import command, did_you_mean, hide_deprecations
 # Where the function of each command is: its signature is the command's options, its docstring their help.
 LIGHTNING_COMMANDS = {
     "fit": "lit_modules.training.trainer:Trainer.fit",
-    "validate": "lit_modules.training.trainer:Trainer.validate",
-    "test": "lit_modules.training.trainer:Trainer.test",
+    "validate": "lit_modules.training.measuring:Measuring.validate",
+    "test": "lit_modules.training.measuring:Measuring.test",
 }
 OWN_COMMANDS = {
     "generate": "lit_modules.commands.generate:generate",

@@ -143,10 +143,10 @@ def test_in_a_model_it_begins_with_the_authors_values_for_its_depth(layer, chann
 
 
 def test_only_the_square_matrices_decay():
-    from lit_modules.training.optimizer import parameter_groups
+    from lit_modules.training.optimizer import Rates, parameter_groups
 
     mixer = RWKV7(128)
-    decaying = parameter_groups(mixer, lr=1.0, weight_decay=0.1)[0]["params"]
+    decaying = parameter_groups(mixer, Rates(lr=1.0, weight_decay=0.1))[0]["params"]
     names = {name for name, weight in mixer.named_parameters() if any(weight is other for other in decaying)}
     assert names == {f"{name}.weight" for name in SQUARE}
 

@@ -2,11 +2,10 @@
 
 import errno
 import re
-from types import ModuleType
+from pkgutil import resolve_name
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
-from pytorch_lightning import callbacks, loggers
 from torch.distributed import DistError
 
 from lit_modules.console import did_you_mean
@@ -32,17 +31,17 @@ UNION = (
 )
 NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
 # What options of objects are called, what to write there, and where short names of classes are looked up.
-OBJECTS: dict[str, tuple[str, str, ModuleType | None]] = {
+OBJECTS: dict[str, tuple[str, str, str | None]] = {
     "trainer.logger": (
         "logger",
         "true, false, or a class of pytorch_lightning.loggers, such as {class_path: CSVLogger, init_args: {save_dir: "
         "runs}}",
-        loggers,
+        "pytorch_lightning.loggers",
     ),
     "trainer.callbacks": (
         "list of callbacks",
         "classes of pytorch_lightning.callbacks, such as [{class_path: EarlyStopping, init_args: {monitor: val/loss}}]",
-        callbacks,
+        "pytorch_lightning.callbacks",
     ),
     "trainer.plugins": ("list of plugins", "classes of pytorch_lightning.plugins, or leave it out", None),
     "model.overrides": ("mixer for each of some blocks", "their numbers and mixers, such as {3: attention}", None),
@@ -136,5 +135,5 @@ def _wrong_object(option: str, value: str, message: str) -> str:
         reason = f"cannot be, since {match[1]} has no option {match[2]!r}"
     elif match := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         reason = f"cannot be, since {match[1]} has no {match[2]!r}"
-    known = getattr(module, "__all__", ())
+    known = resolve_name(module).__all__ if module else ()  # slow to import
     return f"--{option}={value} {reason}{did_you_mean(value.rpartition('.')[2], known)} Write {instead}."
