@@ -1,4 +1,4 @@
-"""LFM2's gated short convolution: each token sees the last few, gated before and after (arXiv:2511.23404)."""
+"""LFM2's gated short convolution: each token sees the last few, gated before and after."""
 
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ class GatedConvState(NamedTuple):
 class GatedConv(RecurrentMixer[GatedConvState]):
     """y = W_out (C ⊙ conv(B ⊙ x̃)), where (B, C, x̃) = W_in x and the convolution is causal and depthwise.
 
-    It mixes no further than width - 1 tokens back, so a model needs other blocks beside it: LFM2 has 10 of these to 6
-    of attention. Both gates are linear, without activation.
+    It mixes no further than width - 1 tokens back, so a model needs other blocks beside it: LFM2 (arXiv:2511.23404) has
+    10 of these to 6 of attention. Both gates are linear, without activation.
 
     Weights of transformers' `Lfm2ShortConv` load by name.
 

@@ -8,7 +8,7 @@ from mixers.registry import register
 
 @register("gdn2")
 class GDN2(KDA):
-    """Gated DeltaNet-2, S ← Diag(e^g) S, S ← S + k (w ∘ v - Sᵀ(b ∘ k))ᵀ and o = Sᵀ q (NVlabs/GatedDeltaNet-2).
+    """Gated DeltaNet-2, S ← Diag(e^g) S, S ← S + k (w ∘ v - Sᵀ(b ∘ k))ᵀ and o = Sᵀ q (arXiv:2605.22791).
 
     It is Kimi Delta Attention with strengths of erasing, b = σ(W_b x), of each key channel, and of writing,
     w = σ(W_w x), of each value channel, instead of one β. It has

@@ -1,4 +1,4 @@
-"""The recurrent networks before Transformers, LSTM (Hochreiter and Schmidhuber, 1997) and GRU (arXiv:1406.1078)."""
+"""The recurrent networks before Transformers, LSTM and GRU."""
 
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -63,10 +63,10 @@ class _RNN(Mixer[State]):
 class LSTM(_RNN[LSTMState]):
     """A long short-term memory: c_n = f ⊙ c_{n-1} + i ⊙ tanh(g), h_n = o ⊙ tanh(c_n), and h_n is the output.
 
-    i, f, g and o are W_ih x_n + b_ih + W_hh h_{n-1} + b_hh, all but g through a sigmoid. (The forget gate f came after
-    the paper, with Gers et al., 2000.) It is one layer of torch's `nn.LSTM` with its initialisation; weights of an
-    `nn.LSTMCell` load by name, below `cell`. On a CPU it runs in float32 even in half precision, which is no faster
-    there and would round the state at every token.
+    i, f, g and o are W_ih x_n + b_ih + W_hh h_{n-1} + b_hh, all but g through a sigmoid (Hochreiter and Schmidhuber,
+    1997, doi:10.1162/neco.1997.9.8.1735; the forget gate f came with Gers et al., 2000). It is one layer of torch's
+    `nn.LSTM` with its initialisation; weights of an `nn.LSTMCell` load by name, below `cell`. On a CPU it runs in
+    float32 even in half precision, which is no faster there and would round the state at every token.
 
     torch.compile takes it, but unrolls the tokens: compiling takes half a minute for 20 of them.
 
@@ -81,9 +81,9 @@ class LSTM(_RNN[LSTMState]):
 class GRU(_RNN[GRUState]):
     """A gated recurrent unit: h_n = z ⊙ h_{n-1} + (1 - z) ⊙ tanh(W_in x_n + b_in + r ⊙ (W_hn h_{n-1} + b_hn)).
 
-    r and z are sigmoids of W_ih x_n + b_ih + W_hh h_{n-1} + b_hh. It is one layer of torch's `nn.GRU` with its
-    initialisation, which resets the product and not, as the paper's Eq. 8 does, what is multiplied; weights of an
-    `nn.GRUCell` load by name, below `cell`. Precision and torch.compile are as in `LSTM`.
+    r and z are sigmoids of W_ih x_n + b_ih + W_hh h_{n-1} + b_hh (arXiv:1406.1078). It is one layer of torch's `nn.GRU`
+    with its initialisation, which resets the product and not, as the paper's Eq. 8 does, what is multiplied; weights of
+    an `nn.GRUCell` load by name, below `cell`. Precision and torch.compile are as in `LSTM`.
 
     Args:
         dim: Width of the input, of the state and of the output.
