@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,10 +12,11 @@ from lit_modules.commands.compare import tuning
 from lit_modules.commands.compare.budgets import tokens_of
 from lit_modules.commands.compare.figures import SIZE, Picture, picture, styles
 from lit_modules.commands.compare.report import write_page
-from lit_modules.commands.compare.results import Results, kept_results
+from lit_modules.commands.compare.results import Results
 from lit_modules.commands.compare.study import Study
 from lit_modules.commands.compare.trend import FURTHEST, RESAMPLES, trend
-from lit_modules.commands.table import MISSING, Table, number
+from lit_modules.commands.compare.tuning_tables import tuning_tables
+from lit_modules.commands.table import MISSING, Table
 
 MILLION = 1e6
 
@@ -25,15 +25,13 @@ def write(study: Study, results: list[Results], search: tuning.Search | None) ->
     """Writes the report of a study from those of its budgets; where its page is."""
     budgets, files = by_budget(study, results), dict[str, str]()
     everything: list[Table | Picture | None] = []
-    if study.budgets:
-        trends = crossings(study, results)
-        files |= {"tokens.csv": budgets.to_csv(index=False), "trends.csv": trends.to_csv(index=False)}
-        everything += [differences(study, results, budgets), quality(study, budgets), crossing_table(study, trends)]
+    trends = crossings(study, results)
+    files |= {"tokens.csv": budgets.to_csv(index=False), "trends.csv": trends.to_csv(index=False)}
+    everything += [differences(study, results, budgets), quality(study, budgets), crossing_table(study, trends)]
     if search:
-        tried = tuning.table(search)
-        files["tuning.csv"] = tried.to_csv(index=False)
-        everything += [tuning_table(search, tried), check_table(search)]
-    return write_page(study, f"{study.name}: loss against tokens" if study.budgets else study.name, everything, files)
+        files["tuning.csv"] = tuning.table(search).to_csv(index=False)
+        everything += tuning_tables(search)
+    return write_page(study, f"{study.name}: loss against tokens", everything, files)
 
 
 def by_budget(study: Study, results: list[Results]) -> pd.DataFrame:
@@ -132,47 +130,3 @@ def crossing_table(study: Study, trends: pd.DataFrame) -> Table:
 
 def _millions(tokens: float) -> str:
     return f"{tokens / MILLION:.3g} M" if math.isfinite(tokens) else "never"
-
-
-def tuning_table(search: tuning.Search, tried: pd.DataFrame) -> Table:
-    """The best of each row, and whether it lies inside what was tried."""
-    best, names = tried[tried["best"]].set_index("row"), list(search.tuning.grid)
-    inside = [
-        all(_is_inside(line[name], tried[tried["row"] == row][name]) for name in names) for row, line in best.iterrows()
-    ]
-    counts = tried.groupby("row").size().reindex(best.index)
-    columns = {name: best[name].map("{:g}".format) for name in names}
-    worst = tried[np.isfinite(tried["loss"])].groupby("row")["loss"].max().reindex(best.index)
-    return Table(
-        title="Tuning",
-        note="The best options of each row, searched in the same way for all: from the same grid, and on to the "
-        "neighbours of the best until all are done. Validation loss in nats per token (lower is better), one seed.",
-        data=pd.DataFrame(
-            {
-                **columns,
-                "loss ↓": best["loss"].map("{:.4f}".format),
-                "worst": worst.map("{:.4f}".format),
-                "tried": counts.map(number),
-                "inside": ["yes" if each else "no" for each in inside],
-            },
-            index=best.index,
-        ).rename_axis(None),
-    )
-
-
-def _is_inside(value: float, values: pd.Series) -> bool:
-    return bool(values.min() < value < values.max())
-
-
-def check_table(search: tuning.Search) -> Table | None:
-    """The best and its neighbours at the next budget."""
-    study = tuning.check_study(search)
-    if study is None:
-        return None
-    losses = tuning.losses_of(kept_results(study).add(study.runs()))
-    return Table(
-        title="The best and its neighbours at the next budget",
-        note="Validation loss in nats per token (lower is better), one seed: whether what is best at the first budget "
-        "still is.",
-        data=pd.DataFrame({"loss ↓": {name: f"{loss:.4f}" for name, loss in losses.items()}}),
-    )

@@ -1,0 +1,60 @@
+"""The tables of a study's tuning."""
+
+import numpy as np
+import pandas as pd
+
+from lit_modules.commands.compare import tuning
+from lit_modules.commands.compare.results import kept_results
+from lit_modules.commands.table import Table, number
+
+
+def tuning_tables(search: tuning.Search) -> list[Table | None]:
+    """What was tried and is the best, and whether it still is at the next budget."""
+    return [tuning_table(search), check_table(search)]
+
+
+def tuning_table(search: tuning.Search) -> Table:
+    """The best of each row, and whether it lies inside what was tried."""
+    tried, names = tuning.table(search), list(search.tuning.grid)
+    best = tried[tried["best"]].set_index("row")
+    inside = [
+        all(_is_inside(line[name], tried[tried["row"] == row][name]) for name in names) for row, line in best.iterrows()
+    ]
+    counts = tried.groupby("row").size().reindex(best.index)
+    columns = {name: best[name].map("{:g}".format) for name in names}
+    worst = tried[np.isfinite(tried["loss"])].groupby("row")["loss"].max().reindex(best.index)
+    unit = "target" if search.study.is_task else "token"
+    extended = ", and on to the neighbours of the best until all are done" if search.tuning.extend else ""
+    return Table(
+        title="Tuning",
+        note="The best options of each row, searched in the same way for all: from the same "
+        f"grid{extended}. Validation loss in nats per {unit} (lower is better), one seed.",
+        data=pd.DataFrame(
+            {
+                **columns,
+                "loss ↓": best["loss"].map("{:.4f}".format),
+                "worst": worst.map("{:.4f}".format),
+                "tried": counts.map(number),
+                "inside": ["yes" if each else "no" for each in inside],
+            },
+            index=best.index,
+        ).rename_axis(None),
+    )
+
+
+def _is_inside(value: float, values: pd.Series) -> bool:
+    return bool(values.min() < value < values.max())
+
+
+def check_table(search: tuning.Search) -> Table | None:
+    """The best and its neighbours at the next budget."""
+    study = tuning.check_study(search)
+    if study is None:
+        return None
+    losses = tuning.losses_of(kept_results(study).add(study.runs()))
+    return Table(
+        title="The best and its neighbours at the next budget",
+        note="Validation loss in nats per token (lower is better), one seed: whether what is best at the first budget "
+        "still is.",
+        data=pd.DataFrame({"loss ↓": {name: f"{loss:.4f}" for name, loss in losses.items()}}),
+    )
