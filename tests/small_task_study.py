@@ -29,7 +29,7 @@ STUDY = {
         "Attention": {"model": {"mixer": {"class_path": "attention", "init_args": {"num_heads": 1}}}},
         "LSTM": {"model": {"mixer": "lstm"}},
     },
-    "tuning": {"grid": {"lr": [0.001, 0.01]}},
+    "tuning": {"grid": {"lr": [0.001, 0.01]}, "extend": False},
 }
 
 

@@ -103,9 +103,7 @@ class Study:
         if self.budgets:
             raise UsageError(f"budgets are tokens of text, and data={self.data!r} has none: write trainer.max_steps.")
         if unknown := self.test.keys() - {"split"}:
-            raise UsageError(
-                f"test.{min(unknown)} is for text: of data={self.data!r} a test has the option split only."
-            )
+            raise UsageError(f"test.{min(unknown)} is for text: for data={self.data!r} write split only.")
         for row, options in self.rows.items():
             if (name := (options.get("data") or {}).get("name", self.data)) != self.data:
                 raise UsageError(f"row {row!r} has data.name={name!r}, others {self.data!r}: write a study of each.")
