@@ -145,7 +145,7 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         k, removed, returned, log_decay = tokenwise(_keys, inputs, (w0, a0, k_k, k_a))
         past = None if state is None else state.kv
         o, kv = dplr(r, k, v, removed, returned, log_decay, past, self.chunk_size, FASTEST)
-        weight, bias = (parameter.view(shape) for parameter in self.ln_x.parameters())
+        weight, bias = self.ln_x.weight.view(shape), self.ln_x.bias.view(shape)
         (y,) = tokenwise(self._normed, (o, r, k, v, gate.unflatten(-1, shape)), (self.r_k, weight, bias))
         return self.output(y.flatten(2)), RWKV7State(x[:, -1].to(dtype), kv)
 

@@ -86,6 +86,23 @@ def test_every_mixer_has_a_name_and_a_help(name: str, words: list[str], capsys: 
     assert "--dim" not in help_text
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["--model.mixer=attention"],
+        ["--model.mixer=Attention"],
+        ["--model.mixer", "mixers.attention.Attention"],
+        ["--model.mixer={class_path: attention, init_args: {window: 3}}"],
+        ["--config=attention.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_a_mixer_has_its_own_defaults_and_not_those_of_the_default_mixer(said: list[str], words: list[str]) -> None:
+    Path("attention.yaml").write_text("model: {mixer: {class_path: attention, init_args: {window: 3}}}")
+    assert Retention(32).num_heads != Attention(32).num_heads
+    assert all(mixer.num_heads == Attention(32).num_heads for mixer in mixers_of([*words, *said]))
+
+
 def test_a_block_can_have_another_mixer(words: list[str]) -> None:
     said = ["--model.mixer=retention", "--model.overrides.1=attention", "--model.overrides.1.num_heads=2"]
     first, second = mixers_of([*words, *said])
@@ -168,7 +185,7 @@ def test_one_seed_gives_one_model(words: list[str]) -> None:
         (["--trainer.max_steps=-1"], ["schedule='linear' needs an end", "trainer.max_steps"]),
         (["--trainer.accelerator=quantum"], ["quantum"]),
         (["--trainer.devices=x"], ["devices"]),
-        (["--trainer.callbacks=Foo"], ["--trainer.callbacks: ", "import path", "Foo"]),
+        (["--trainer.callbacks=Foo"], ["--trainer.callbacks=Foo", "is no list of callbacks"]),
         (["--config=missing.yaml"], ["--config: File does not exist", "missing.yaml"]),
         (["--config=wrong.yaml"], ["no option --model.dept", "did you mean --model.depth?"]),
         (["--config=broken.yaml"], ["config"]),

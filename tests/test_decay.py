@@ -82,7 +82,7 @@ def test_segments_of_several_chunks_are_the_loop_over_tokens(kind, monkeypatch):
     sizes = []
     for elements in (1, 2**13, 2**30):
         monkeypatch.setattr(sys.modules[segmented.__module__], "CACHE_ELEMENTS", elements)
-        sizes.append(segment_tokens(inputs[2], inputs[3], 8))
+        sizes.append(segment_tokens(inputs[1], inputs[2], 8))
         actual = results(lambda *inputs: segmented(*inputs, 8), inputs, state)
         assert_close(actual, results(reference, inputs, state), rtol=1e-9, atol=1e-9)
     assert sizes[0] == 8 < sizes[1] < 150 < sizes[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_runs import SMALL_WORDS, says, write_text
+from small_runs import SMALL_WORDS, model, says, text, trainer, write_text
 
 from lit_modules.commands.compare.cost import build_model
 from lit_modules.main import main
@@ -176,6 +176,14 @@ def test_another_pattern_than_the_weights_have_is_refused_with_both_values(
 def test_a_run_may_start_from_the_weights_of_a_hybrid(run: Path, words: list[str]) -> None:
     kept = [word for word in words if not word.startswith("--model.d")]
     assert types_of(Prepared([*kept, f"--init_from={run}"]).model.model) == [Retention, Attention]
+
+
+def test_a_run_from_python_goes_on_with_the_defaults_of_its_own_mixer(words: list[str]) -> None:
+    data = text(Path())
+    fitter = trainer(Path(), max_steps=1, limit_val_batches=0)
+    fitter.fit(model(data, mixer=Attention, overrides=None), datamodule=data)
+    command = Prepared(["fit", "--ckpt_path=last", "--trainer.max_steps=2"])
+    assert all(block.mixer.num_heads == Attention(16).num_heads for block in command.model.model.blocks)
 
 
 def test_a_saved_hybrid_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_pairs import rows, write_rows
 from small_runs import model, trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_modules.data.chat import ChatTemplate
 from lit_modules.data.instructions import Instructions
@@ -119,6 +120,29 @@ def test_training_stopped_and_resumed_ends_with_the_same_weights(tmp_path: Path)
         return list(lit.parameters())
 
     assert all(map(torch.equal, weights("whole", 6), weights("parts", 3, 6)))
+
+
+@pytest.mark.parametrize("clip", [None, 0.01])
+@pytest.mark.parametrize("batches", [2, 3, 6])
+def test_a_step_of_several_batches_learns_what_one_large_batch_does(batches: int, clip: float | None, tmp_path: Path):
+    def trained(batches: int) -> tuple[dict, list[float]]:
+        folder = tmp_path / str(batches)
+        made = data(varied, validation=rows(2), batch_size=12 // batches)
+        lit = model(made, dropout=0.0)
+        steps = trainer(
+            folder, max_steps=3, accumulate_grad_batches=batches, precision="64-true", gradient_clip_val=clip
+        )
+        steps.fit(lit, datamodule=made)
+        [run] = (folder / "runs").glob("*/version_0")
+        return steps.optimizers[0].state_dict()["state"], [
+            event.value for event in EventAccumulator(str(run)).Reload().Scalars("train/loss")
+        ]
+
+    varied = [{"prompt": "say", "response": "yes " * length} for length in range(1, 21)]
+    (expected, expected_losses), (found, losses) = trained(1), trained(batches)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+    assert len(losses) == 3
+    assert losses == pytest.approx(expected_losses, rel=1e-6)
 
 
 def test_too_long_conversations_are_cut_or_left_out_with_their_number(caplog):

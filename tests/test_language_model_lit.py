@@ -12,11 +12,12 @@ from small_runs import model, text, trainer
 from torch import nn
 
 from lit_modules.evaluation.scores import bits_per_byte
-from lit_modules.training.language_model import LitLanguageModel, mean
+from lit_modules.training.language_model import LitLanguageModel
 from lit_modules.training.mixer_config import as_config, complete
 from lit_modules.training.optimizer import Rates, check_moments, parameter_groups, regroup
 from lit_modules.training.results import learning_rates
 from lit_modules.training.schedule import lr_factor
+from lit_modules.training.validation import mean
 from mixers import S4D, Attention, LanguageModel, Retention
 from mixers.checks import UsageError
 
@@ -277,7 +278,7 @@ def test_dropout_depends_on_the_batch_and_the_seed_alone(tmp_path: Path) -> None
 
 def test_moments_of_other_shapes_are_refused_before_the_optimizer_writes_past_them() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
-    optimizer = torch.optim.AdamW(parameter_groups(model, lr=1e-3, weight_decay=0.1))
+    optimizer = torch.optim.AdamW(parameter_groups(model, Rates(lr=1e-3, weight_decay=0.1)))
     model(torch.ones(3)).sum().backward()
     optimizer.step()
     check_moments(optimizer.state_dict(), model)

@@ -12,7 +12,7 @@ from small_runs import lines, says, trainer
 from lit_modules.data import registry
 from lit_modules.data.base import Batch
 from lit_modules.data.synthetic.mqar import MQAR
-from lit_modules.data.synthetic.parts import part_batches, part_names, settings
+from lit_modules.data.synthetic.parts import combine, part_batches, part_names
 from lit_modules.data.synthetic.state_tracking import Parity
 from lit_modules.data.synthetic.task import Task
 from lit_modules.main import main
@@ -141,11 +141,11 @@ def order(**options: int) -> dict[str, int]:
 
 
 def test_lists_make_parts_and_single_numbers_count_for_all():
-    made = settings({"length": [16, 24], "num_kv_pairs": 2})
+    made = combine({"length": [16, 24], "num_kv_pairs": 2})
     assert made == [{"length": 16, "num_kv_pairs": 2}, {"length": 24, "num_kv_pairs": 2}]
     assert part_names(made) == ["length=16", "length=24"]
-    assert part_names(settings({"length": 16})) == [""]
-    assert part_names(settings({"length": [16, 24], "pairs": [2, 3]})) == ["length=16,pairs=2", "length=24,pairs=3"]
+    assert part_names(combine({"length": 16})) == [""]
+    assert part_names(combine({"length": [16, 24], "pairs": [2, 3]})) == ["length=16,pairs=2", "length=24,pairs=3"]
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_options_that_make_no_examples_are_refused_in_a_sentence(options, said):
 
 def test_test_lists_make_parts_of_their_own():
     data = mqar(test_length=[16, 32, 32], test_num_kv_pairs=[2, 2, 4])
-    assert [part.length for part in data.parts("train")] == [16, 24]
-    assert [part.length for part in data.parts("validation")] == [16, 32, 32]
+    assert [part.block_size for part in data.parts("train")] == [16, 24]
+    assert [part.block_size for part in data.parts("validation")] == [16, 32, 32]
     assert list(data.validation_weights) == [f"length={n},num_kv_pairs={d}" for n, d in ((16, 2), (32, 2), (32, 4))]
     assert [len(part) for part in data.parts("test")] == [5] * 3
 

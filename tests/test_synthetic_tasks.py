@@ -188,7 +188,7 @@ def test_modular_arithmetic_asks_at_the_equals_sign_for_what_python_computes(bra
             text = "".join(names[one] for one in read[:size])
             assert asked == [NO] * (size - 1) + [eval(text.removesuffix("=")) % 5] + [NO] * (len(read) - size)
             seen |= set(text)
-            if part.length > 20 or not brackets:
+            if part.block_size > 20 or not brackets:
                 assert size % 2 == 0
     assert seen == set("01234=" + operators + "()-" * brackets)
     assert {np.count_nonzero(row != data.vocab_size - 1) for row in data.parts("validation")[1].inputs} == {32}

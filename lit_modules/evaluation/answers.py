@@ -10,8 +10,7 @@ from torch import Tensor
 from lit_modules import console
 from lit_modules.data.base import Batch
 from lit_modules.data.cache import replace_text
-from lit_modules.data.synthetic.parts import part_names
-from lit_modules.data.synthetic.task import Task
+from lit_modules.data.synthetic.task import Task, part_weights
 from lit_modules.evaluation.scores import SUM_DTYPE
 from lit_modules.evaluation.tables import aligned, table
 from mixers.model.loss import IGNORED
@@ -63,27 +62,23 @@ def report(task: Task, sums: Tensor, folder: Path | None, verbose: bool) -> dict
         replace_text(folder / FILE, made.to_csv(index=False))
         if verbose:
             print(f"\ntable: {console.short_path(folder / FILE)}")
-    named = zip(made["part"], made["loss"], made["accuracy"], strict=True)
-    ends = [("" if name == ALL else f"/{name}", loss, accuracy) for name, loss, accuracy in named]
-    return {
-        f"test/{what}{end}": value
-        for end, *both in ends
-        for what, value in zip(("loss", "accuracy"), both, strict=True)
-    }
+    metrics: dict[str, float] = {}
+    for name, loss, accuracy in zip(made["part"], made["loss"], made["accuracy"], strict=True):
+        end = "" if name == ALL else f"/{name}"
+        metrics |= {f"test/loss{end}": loss, f"test/accuracy{end}": accuracy}
+    return metrics
 
 
 def results(task: Task, sums: Tensor) -> "pd.DataFrame":
     """A row for all parts together, and one for each if there are several."""
     settings = task.settings(task.measured)
-    keys = [key for key in settings[0] if key != "examples"]
-    means = (sums[:, 1:] / sums[:, :1]).tolist()
-    total = sum(setting["examples"] for setting in settings)
-    mean = [sum(s["examples"] / total * each[i] for s, each in zip(settings, means, strict=True)) for i in range(2)]
-    common = ["" if len({setting[key] for setting in settings}) > 1 else settings[0][key] for key in keys]
-    rows: list[tuple[Any, ...]] = [(ALL, *common, total, int(sums[:, 0].sum()), *mean)]
+    keys, weights = [key for key in settings[0] if key != "examples"], part_weights(settings)
+    means = sums[:, 1:] / sums[:, :1]
+    total = torch.tensor(list(weights.values()), dtype=means.dtype) @ means
+    common = [settings[0][key] if len({each[key] for each in settings}) == 1 else "" for key in keys]
+    examples = sum(each["examples"] for each in settings)
+    rows: list[tuple[Any, ...]] = [(ALL, *common, examples, int(sums[:, 0].sum()), *total.tolist())]
     if len(settings) > 1:
-        for name, setting, (targets, *_), both in zip(
-            part_names(settings), settings, sums.tolist(), means, strict=True
-        ):
-            rows.append((name, *(setting[key] for key in keys), setting["examples"], int(targets), *both))
+        for name, each, targets, mean in zip(weights, settings, sums[:, 0].tolist(), means.tolist(), strict=True):
+            rows.append((name, *(each[key] for key in keys), each["examples"], int(targets), *mean))
     return table(rows, ("part", *keys, "examples", "targets", "loss", "accuracy"))

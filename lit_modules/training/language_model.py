@@ -1,7 +1,7 @@
 """Training a language model."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +14,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric
 
 from lit_modules.console import did_you_mean
-from lit_modules.data.base import LanguageData, as_batch
-from lit_modules.data.datamodule import Text
-from lit_modules.evaluation.scores import SUM_DTYPE, bits_per_byte
+from lit_modules.data.base import as_batch
 from lit_modules.lightning_internals import batch_index, step_is_logged, strategy_of
 from lit_modules.training.allowed_imports import restrict_imports
 from lit_modules.training.check_weights import check_weights
@@ -29,6 +26,8 @@ from lit_modules.training.optimizer import Rates, check_moments, check_options, 
 from lit_modules.training.pretrained import Pretrained, load_weights
 from lit_modules.training.schedule import Schedule, check_schedule, lr_factor, schedule_of
 from lit_modules.training.sharded import Recipe, check_shares, is_sharded, shard, weights_device
+from lit_modules.training.step_mean import StepMean
+from lit_modules.training.validation import SHOWN, Validation
 from mixers import LanguageModel
 from mixers.checks import SEEDS, UsageError, between
 from mixers.model.loss import IGNORED
@@ -96,8 +95,7 @@ class LitLanguageModel(pl.LightningModule):
             self.model = LanguageModel(**model)
         mixers = {name: as_config(value) for name, value in {**model}.items() if value and name in MIXERS}
         self.save_hyperparameters({**options, "betas": list(betas), **model, **mixers, "_instantiator": REBUILD})
-        self._val_losses: list[MeanMetric] = []  # of each validation loader
-        self._val_accuracies: list[MeanMetric] = []
+        self._step_mean = StepMean()  # of batches with different numbers of targets
 
     initial_weights: Mapping[str, Tensor] | None = None  # until training starts with them
 
@@ -137,12 +135,21 @@ class LitLanguageModel(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, targets = as_batch(batch)
         loss = self.model.loss(inputs, targets, sparse=not isinstance(batch, Tensor))
-        if self.trainer.world_size > 1 and not isinstance(batch, Tensor):
-            loss = loss * self._share_of_targets(targets)
+        if not isinstance(batch, Tensor) and self.trainer.world_size * self.trainer.accumulate_grad_batches > 1:
+            return self._step_mean.weigh(loss, targets)
         if step_is_logged(self.trainer):  # on every step, a GPU would wait to be read, and each process for all
-            self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
-            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+            self._log_step(loss.detach())
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        gradients = (parameter.grad for parameter in self.parameters() if parameter.grad is not None)
+        loss = self._step_mean.finish(gradients, self.trainer.strategy, self.trainer.accumulate_grad_batches)
+        if loss is not None and step_is_logged(self.trainer):
+            self._log_step(loss)
+
+    def _log_step(self, loss: Tensor) -> None:
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_start(self) -> None:
         check_shares(self.trainer.val_dataloaders, self.trainer.world_size)
@@ -153,35 +160,17 @@ class LitLanguageModel(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         loaders = self.trainer.val_dataloaders
-        number = len(loaders) if isinstance(loaders, list) else 1
-        self._val_losses, self._val_accuracies = ([mean().to(self.device) for _ in range(number)] for _ in range(2))
+        self._validation = Validation(len(loaders) if isinstance(loaders, list) else 1, self.device)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         inputs, targets = as_batch(batch)
-        losses, right = (scores[targets != IGNORED] for scores in self.model.scores(inputs, targets))
-        self._val_losses[dataloader_idx].update(losses)
-        self._val_accuracies[dataloader_idx].update(right.to(losses.dtype))
+        self._validation.update(
+            dataloader_idx, *(each[targets != IGNORED] for each in self.model.scores(inputs, targets))
+        )
 
     def on_validation_epoch_end(self) -> None:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        weights = data.validation_weights if isinstance(data, LanguageData) else {"": 1.0}
-        losses, accuracies = ([each.compute() for each in means] for means in (self._val_losses, self._val_accuracies))
-        loss, accuracy = (weighted_mean(each, weights.values()) for each in (losses, accuracies))
-        has_text = not isinstance(data, LanguageData) or data.has_text
-        self._log_validation("", loss, getattr(data, "bytes_per_token", None), None if has_text else accuracy)
-        if len(losses) > 1:  # each corpus of a mixture, or part of a task
-            files = data.token_files("validation") if isinstance(data, Text) else {}
-            for name, loss, accuracy in zip(weights, losses, accuracies, strict=True):
-                bytes_per_token = files[name].bytes_per_token if has_text else None
-                self._log_validation(f"/{name}", loss, bytes_per_token, None if has_text else accuracy)
-
-    def _log_validation(self, name: str, loss: Tensor, bytes_per_token: float | None, accuracy: Tensor | None) -> None:
-        self.log(f"val/loss{name}", loss.float())
-        self.log(f"val/perplexity{name}", loss.exp().float(), prog_bar=not name)
-        if bytes_per_token is not None:
-            self.log(f"val/bits_per_byte{name}", bits_per_byte(loss, bytes_per_token).float())
-        if accuracy is not None:
-            self.log(f"val/accuracy{name}", accuracy.float(), prog_bar=not name)
+        for name, value in self._validation.metrics(self.trainer.datamodule).items():  # type: ignore[attr-defined]
+            self.log(name, value.float(), prog_bar=name in SHOWN)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Of each target its negative log-likelihood in nats, and whether it is the likeliest, (batch, time) each.
@@ -190,14 +179,6 @@ class LitLanguageModel(pl.LightningModule):
         """
         losses, right = self.model.scores(*as_batch(batch))
         return {"losses": losses, "right": right}
-
-    def _share_of_targets(self, targets: Tensor) -> Tensor:
-        """The targets of this process over those of the average process.
-
-        Times it, the mean of all processes' losses is the mean over all targets, as in a single process.
-        """
-        count = (targets != IGNORED).sum().float()
-        return count / self.trainer.strategy.reduce(count.clone(), reduce_op="mean")  # which is done in place
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -237,6 +218,7 @@ class LitLanguageModel(pl.LightningModule):
             check_moments(state, self.model)
 
     def on_train_start(self) -> None:
+        self._step_mean = StepMean()  # an earlier run may have been interrupted within a step
         # A restored optimizer comes with the options it was saved with; those of this run are what the user asked for.
         [optimizer], scheduler = self.trainer.optimizers, self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
@@ -255,16 +237,3 @@ class LitLanguageModel(pl.LightningModule):
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups = parameter_groups(self.model, Rates.from_options(self.hparams))
         return [{**group, "betas": tuple(self.hparams["betas"])} for group in groups]
-
-
-def weighted_mean(values: Sequence[Tensor], weights: Iterable[float]) -> Tensor:
-    """The mean of the values of all validation loaders, with weights that add up to 1."""
-    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum()
-
-
-def mean() -> MeanMetric:
-    """The mean over tokens, each alike."""
-    # Not to look for NaN, which it would leave out, also means to ignore weights.
-    metric = MeanMetric(nan_strategy="disable")
-    metric.set_dtype(SUM_DTYPE)
-    return metric

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from mixers.ops.op import Draw, Implementation, Op
 
+ALIGNED = 8  # the fast kernels of a GPU want a multiple of it for a width, and values as wide as keys
+
 
 def reference(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, sinks: Tensor | None) -> Tensor:
     if visible is None:
@@ -51,12 +53,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, sinks: Tensor 
 
 def _with_sinks(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (b, heads, time, k) with more channels, and with the key of the sinks as the first."""
-    heads, group = k.shape[1], q.shape[1] // k.shape[1]
-    own = torch.eye(group, dtype=q.dtype, device=q.device).repeat(heads, 1)
+    width, heads, group = q.shape[-1], k.shape[1], q.shape[1] // k.shape[1]
+    more = -(-(width + group) // ALIGNED) * ALIGNED - width
+    own = torch.eye(group, more, dtype=q.dtype, device=q.device).repeat(heads, 1)
     q = torch.cat([q, own[:, None].expand(len(q), -1, q.shape[2], -1)], -1)
-    key = F.pad(sinks.to(k.dtype).view(heads, 1, group), (k.shape[-1], 0))
-    k = torch.cat([key.expand(len(k), -1, -1, -1), F.pad(k, (0, group))], 2)
-    return q, k, F.pad(v, (0, group, 1, 0))  # values as wide as keys, which the fast kernels ask for
+    key = F.pad(sinks.to(k.dtype).view(heads, 1, group), (width, more - group))
+    k = torch.cat([key.expand(len(k), -1, -1, -1), F.pad(k, (0, more))], 2)
+    return q, k, F.pad(v, (0, more, 1, 0))
 
 
 def examples(draw: Draw, batch: int, length: int, dim: int) -> tuple[Tensor | None, ...]:

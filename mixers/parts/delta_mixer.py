@@ -121,10 +121,10 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
         y = self.o_norm(o, None if z is None else z.view(o.shape))
         return self.o_proj(y.flatten(2)), DeltaState(inputs[0], inputs[1], inputs[2], kv)
 
-    def _in_steps(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, *strengths: Tensor) -> list[Tensor]:
+    def _in_steps(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, b: Tensor, w: Tensor) -> list[Tensor]:
         """Each token as several, of which the first decays and the last asks: (b, t, ...) as (b, steps·t, ...)."""
         n = self.steps
-        own = [x.unflatten(2, (n, -1)).flatten(1, 2) for x in (k, v, *strengths)]
+        k, v, strength = (x.unflatten(2, (n, -1)).flatten(1, 2) for x in (k, v, b))
         g = F.pad(g[..., None, :], (0, 0, 0, n - 1)).flatten(1, 2)
         q = F.pad(q[:, :, None], (0, 0, 0, 0, n - 1, 0)).flatten(1, 2)
-        return [q, *own[:2], g, *own[2:]]
+        return [q, k, v, g, strength, strength if w is b else w.unflatten(2, (n, -1)).flatten(1, 2)]

@@ -100,8 +100,13 @@ def tune(asked: Study, rows: list[str] | None, checked: Callable[[], None]) -> S
         if not (missing := [name for name in names if name not in search.losses]):
             return search
         study = tuning_study(search)
-        before, after = search.losses, losses_of(train(study, study.runs(missing), checked))
-        if after.keys() == before.keys():
+        results = train(
+            study,
+            study.runs(missing),
+            checked,
+            after=lambda results: tokens_report.write(asked, [], Search(asked, losses_of(results))),
+        )
+        if losses_of(results).keys() == search.losses.keys():
             time.sleep(PAUSE)  # another process is at what is left
 
 

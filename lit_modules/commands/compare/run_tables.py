@@ -32,7 +32,10 @@ COLUMNS = {
 def read(run: Run, digest: str) -> pd.DataFrame:
     """The numbers of a finished run, from the tables that `test` wrote and the losses that training logged."""
     found = {}
+    chosen_on = run.test.get("split") == "validation"  # where options are chosen, which is a matter of the loss alone
     for kind, columns in TABLES.items():
+        if kind == "classes" and chosen_on:
+            continue
         path = run.folder / "test" / f"{kind}.csv"
         if path.is_file():  # runs tested long ago lack some
             found[kind] = pd.read_csv(path, usecols=list(columns)).rename(columns=columns)

@@ -73,18 +73,19 @@ class Study:
         check_list("seeds", self.seeds)
         for seed in self.seeds:
             between(0, SEEDS, seeds=seed)
-        for name, named in (
-            ("minor_rows", self.minor_rows),
-            ("check_next", self.tuning.check_next if self.tuning else []),
-        ):
+        # Here, because the parser would wrap what they raised themselves.
+        searched: list[Budget | Tuning] = [*self.budgets, *([self.tuning] if self.tuning else [])]
+        for part in searched:
+            part.check()
+        check_next = self.tuning.check_next if self.tuning else []
+        for name, named in (("minor_rows", self.minor_rows), ("tuning.check_next", check_next)):
             if unknown := [row for row in named if row not in self.rows]:
                 raise UsageError(f"{name} has {unknown[0]!r}, which is no row: write some of {list(self.rows)}.")
         for budget in self.budgets:
             between(1, len(self.seeds), **{"budgets.seeds": max(budget.seeds, budget.minor_seeds or 1)})
-        if [budget.steps for budget in self.budgets] != sorted({budget.steps for budget in self.budgets}):
-            raise UsageError(
-                f"budgets={[budget.steps for budget in self.budgets]} should be ascending numbers of steps."
-            )
+        steps = [budget.steps for budget in self.budgets]
+        if steps != sorted({*steps}):
+            raise UsageError(f"budgets.steps={steps} should be numbers that ascend.")
         check_sections(self.fit, "fit")
         for row, options in self.rows.items():
             check_sections(options, f"row {row!r}")

@@ -22,16 +22,17 @@ MILLION = 1e6
 
 
 def write(study: Study, results: list[Results], search: tuning.Search | None) -> Path:
-    """Writes the report of a study from those of its budgets; where its page is."""
+    """Writes the report of a study from those of its budgets, none while it is being tuned; where its page is."""
     budgets, files = by_budget(study, results), dict[str, str]()
     everything: list[Table | Picture | None] = []
-    trends = crossings(study, results)
-    files |= {"tokens.csv": budgets.to_csv(index=False), "trends.csv": trends.to_csv(index=False)}
-    everything += [differences(study, results, budgets), quality(study, budgets), crossing_table(study, trends)]
+    if results:
+        trends = crossings(study, results)
+        files |= {"tokens.csv": budgets.to_csv(index=False), "trends.csv": trends.to_csv(index=False)}
+        everything += [differences(study, results, budgets), quality(study, budgets), crossing_table(study, trends)]
     if search:
         files["tuning.csv"] = tuning.table(search).to_csv(index=False)
         everything += tuning_tables(search)
-    return write_page(study, f"{study.name}: loss against tokens", everything, files)
+    return write_page(study, f"{study.name}: loss against tokens" if study.budgets else study.name, everything, files)
 
 
 def by_budget(study: Study, results: list[Results]) -> pd.DataFrame:

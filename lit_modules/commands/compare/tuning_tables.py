@@ -5,12 +5,12 @@ import pandas as pd
 
 from lit_modules.commands.compare import tuning
 from lit_modules.commands.compare.results import kept_results
-from lit_modules.commands.table import Table, number
+from lit_modules.commands.table import MISSING, Table, number
 
 
 def tuning_tables(search: tuning.Search) -> list[Table | None]:
-    """What was tried and is the best, and whether it still is at the next budget."""
-    return [tuning_table(search), check_table(search)]
+    """The best of each row, everything that was tried, and whether the best still is at the next budget."""
+    return [tuning_table(search), tried_table(search), check_table(search)]
 
 
 def tuning_table(search: tuning.Search) -> Table:
@@ -39,6 +39,23 @@ def tuning_table(search: tuning.Search) -> Table:
             },
             index=best.index,
         ).rename_axis(None),
+    )
+
+
+def tried_table(search: tuning.Search) -> Table:
+    """The loss of everything that was tried, a line for each row and first option, to read."""
+    tried, (first, *others) = tuning.table(search), search.tuning.grid
+    losses = tried["loss"].map("{:.3f}".format).mask(np.isinf(tried["loss"]), "failed")
+    index = tried["row"] + f", {first} " + tried[first].map("{:g}".format)
+    names = tried[others].map("{:g}".format).agg(" ".join, axis=1) if others else "loss ↓"
+    data = pd.DataFrame({"index": index, "column": names, "loss": losses})
+    columns = sorted({*data["column"]}, key=lambda name: [float(each) for each in name.split()] if others else [])
+    data = data.pivot(index="index", columns="column", values="loss").fillna(MISSING)
+    data = data.reindex(index=list(dict.fromkeys(index)), columns=columns).rename_axis(index=None, columns=None)
+    return Table(
+        title="Everything that was tried",
+        note=f"Validation loss by {' and, in columns, '.join([first, ', '.join(others)] if others else [first])}.",
+        data=data,
     )
 
 

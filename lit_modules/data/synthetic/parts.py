@@ -37,7 +37,7 @@ class Part(Dataset[Batch]):
         return Batch(*(torch.from_numpy(ids[index].astype(np.int64)) for ids in (self.inputs, self.targets)))
 
     @property
-    def length(self) -> int:
+    def block_size(self) -> int:
         """Ids in an example."""
         return self.inputs.shape[1]
 
@@ -47,7 +47,7 @@ class Part(Dataset[Batch]):
         return hashlib.sha256(self.inputs.tobytes() + self.targets.tobytes()).hexdigest()
 
 
-def settings(options: Mapping[str, int | Sequence[int]]) -> list[Setting]:
+def combine(options: Mapping[str, int | Sequence[int]]) -> list[Setting]:
     """One setting for each place of the lists, in which a single number counts for all.
 
     Raises:

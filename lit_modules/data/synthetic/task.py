@@ -4,7 +4,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset
 from lit_modules.data.base import Batch, LanguageData
 from lit_modules.data.batches import Share, SizedLoader
 from lit_modules.data.registry import name_of
-from lit_modules.data.synthetic.parts import Examples, Part, Setting, part_batches, part_names, settings
+from lit_modules.data.synthetic.parts import Examples, Part, Setting, combine, part_batches, part_names
 from lit_modules.data.tokenizer import Tokenizer, ids_tokenizer, read_tokenizer
 from mixers.checks import UsageError, at_least, fits_memory
 
@@ -103,15 +103,12 @@ class Task(LanguageData):
 
     def settings(self, split: Split) -> list[Setting]:
         """What the examples of each part of a split have in common; raises UsageError for lists that do not fit."""
-        if split == "train":
-            return settings({name: self.hparams[name] for name in (*self.varying, "examples")})
-        options = {}
-        for name in self.varying:
-            asked = self.hparams.get(f"test_{name}")
-            options[name] = self.hparams[name] if asked is None else asked
-        return settings(
-            {**options, "examples": self.hparams["val_examples" if split == "validation" else "test_examples"]}
-        )
+        prefix = {"train": "", "validation": "val_", "test": "test_"}[split]
+        options = {name: self.hparams[name] for name in self.varying}
+        if split != "train":
+            asked = {name: self.hparams.get(f"test_{name}") for name in self.varying}
+            options |= {name: value for name, value in asked.items() if value is not None}
+        return combine({**options, "examples": self.hparams[f"{prefix}examples"]})
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -127,16 +124,12 @@ class Task(LanguageData):
     def parts(self, split: Split) -> list[Part]:
         """The parts of a split."""
         if split not in self._parts:
-            entropy, number = self.hparams["seed"] if split == "train" else 0, SPLITS.index(split)
-            self._parts[split] = [
-                Part(
-                    setting,
-                    self.make(
-                        setting, np.random.SeedSequence(entropy, spawn_key=(number, part)), training=split == "train"
-                    ),
-                )
-                for part, setting in enumerate(self.settings(split))
-            ]
+            found, make = self.settings(split), partial(self.make, training=split == "train")
+            root = np.random.SeedSequence(
+                self.hparams["seed"] if split == "train" else 0, spawn_key=(SPLITS.index(split),)
+            )
+            seeds = root.spawn(len(found))
+            self._parts[split] = [Part(each, make(each, seed)) for each, seed in zip(found, seeds, strict=True)]
         return self._parts[split]
 
     @cached_property
@@ -185,7 +178,7 @@ class Task(LanguageData):
         ids = self.batch_size * max(setting["length"] for setting in self.settings("train"))
         loaders = []
         for part in self.parts(split):
-            each = max(1, ids // part.length // share["world_size"])
+            each = max(1, ids // part.block_size // share["world_size"])
             batch = Share(**{**share, "batch_size": each * share["world_size"]})
             loaders.append(SizedLoader(part, **batch, num_workers=self.hparams["num_workers"]))
         return loaders

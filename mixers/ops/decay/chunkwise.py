@@ -1,13 +1,13 @@
 """Linear attention with decay by chunks: parallel within them, all of them at once, and recurrent between them.
 
 It is Eq. 7 of the RetNet paper, and with a single chunk its parallel form, Eq. 5. With G_i = Σ_{s≤i} g_s within a chunk
-every product of decays is the exponential of a difference G_i - G_j, i ≥ j, which is never positive. Where each key
-channel has its own decay, it cannot be taken out of q_i · k_j; scores are then computed by blocks of rows. Between a
-block's rows and the columns before it the decay is split at the token before the block, so that the scores are again
-products of matrices (secondary chunking, arXiv:2312.06635, section 4.3).
+every product of decays is the exponential of a difference G_i - G_j, i ≥ j, which is never positive.
 
 Where all channels of a head decay alike, the decay is taken to the values and outputs, so that heads that share their
-queries and keys share the products with the state, too.
+queries and keys share the products with the state, too. Where each key channel has its own, it cannot be taken out of
+q_i · k_j; the chunk is then halved again and again, and between the halves of a part the decay is split at the end of
+the first, so that the scores are products of matrices: the secondary chunking of arXiv:2312.06635, section 4.3, at
+every scale.
 
 Axes: as in reference.py, heads before time: (b, h, n, c, ·). G is (b, h, n, c, k), with k = 1 where all channels of a
 head decay alike, or (h, 1, c, 1) where all tokens do, too. s is h / g, the heads that share a key.
@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixers.ops.chunks import by_chunks, slices
+from mixers.ops.chunks import by_chunks
 from mixers.ops.decay.reference import DecayState, for_channels, for_heads
 from mixers.ops.precision import full_precision, in_product_dtype
-
-ROWS = 16  # in a block of scores that are computed channel by channel
 
 
 class Decays(NamedTuple):
@@ -64,18 +62,12 @@ def fixed_total(log_decay: Tensor, c: int) -> Tensor:
 
 def decay_mask(total: Tensor) -> Tensor:
     """e^{G_i - G_j} for j ≤ i, and 0 for later j, of G (..., c, 1): (..., c, c)."""
-    c = total.shape[-2]
-    return _decay_since_earlier(total).squeeze(-1) + torch.eye(c, device=total.device, dtype=total.dtype)
-
-
-def _decay_since_earlier(total: Tensor) -> Tensor:
-    """e^{G_i - G_j} for j < i, else 0, of G (..., c, k): (..., c, c, k).
-
-    What a token reads of itself has no part in it, so that its rounding is not in the gradient of the decay either.
-    """
-    c = total.shape[-2]
-    not_earlier = torch.ones(c, c, device=total.device, dtype=torch.bool).triu()[..., None]
-    return (total[..., :, None, :] - total[..., None, :, :]).masked_fill(not_earlier, -torch.inf).exp()
+    total = total.squeeze(-1)
+    c = total.shape[-1]
+    not_earlier = torch.ones(c, c, device=total.device, dtype=torch.bool).triu()
+    earlier = (total[..., :, None] - total[..., None, :]).masked_fill(not_earlier, -torch.inf).exp()
+    # 1 as a constant, so that no rounding of what a token reads of itself gets into the gradient of its decay
+    return earlier + torch.eye(c, device=total.device, dtype=total.dtype)
 
 
 def equal_chunks(
@@ -99,17 +91,20 @@ def _scores(q: Tensor, k: Tensor, total: Tensor, heads: int) -> Tensor:
     """q_i · k_j, each channel times its e^{G_i - G_j}, for j ≤ i, and 0 for later j: (b, h, n, c, c)."""
     if total.shape[-1] == 1:
         return for_heads(q @ k.mT, heads, 1) * decay_mask(total).to(q.dtype)
-    blocks, c, own = [], q.shape[-2], (q * k).sum(-1)
-    for at in slices(c, ROWS):
-        near = (q[..., at, None, :] * k[..., None, at, :] * _decay_since_earlier(total[..., at, :])).sum(-1)
-        near = near.to(q.dtype) + own[..., at].diag_embed()
-        if at.start > 0:
-            split = total[..., at.start - 1 : at.start, :]
-            rows = q[..., at, :] * (total[..., at, :] - split).exp().to(q.dtype)
-            columns = k[..., : at.start, :] * (split - total[..., : at.start, :]).exp().to(k.dtype)
-            near = torch.cat([rows @ columns.mT, near], -1)
-        blocks.append(F.pad(near, (0, c - at.stop)))
-    return torch.cat(blocks, -2)
+    c = q.shape[-2]
+    size = 1 << (c - 1).bit_length()  # a power of two, with tokens of no query and key and without decay at the end
+    q, k = (F.pad(x, (0, 0, 0, size - c)) for x in (q, k))
+    total = torch.cat([total, total[..., -1:, :].expand(*total.shape[:-2], size - c, -1)], -2)
+    scores, width = (q * k).sum(-1)[..., None, None], 1  # of parts of this width, (..., size / width, width, width)
+    while width < size:
+        (_, rows), (columns, _), (first, second) = (x.unflatten(-2, (-1, 2, width)).unbind(-3) for x in (q, k, total))
+        split = first[..., -1:, :]
+        rows = rows * (second - split).exp().to(q.dtype)
+        columns = columns * (split - first).exp().to(k.dtype)
+        before, after = scores.unflatten(-3, (-1, 2)).unbind(-3)
+        scores = torch.cat([F.pad(before, (0, width)), torch.cat([rows @ columns.mT, after], -1)], -2)
+        width *= 2
+    return scores.squeeze(-3)[..., :c, :c]
 
 
 def _added(k: Tensor, v: Tensor, decays: Decays, alike: bool) -> DecayState:

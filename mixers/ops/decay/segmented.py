@@ -6,7 +6,7 @@ Axes: as in reference.py.
 from torch import Tensor
 
 from mixers.ops.chunks import CACHE_ELEMENTS
-from mixers.ops.decay.chunkwise import ROWS, chunkwise
+from mixers.ops.decay.chunkwise import chunkwise
 from mixers.ops.decay.reference import DecayState
 from mixers.ops.precision import in_product_dtype
 from mixers.ops.segments import Tensors, by_segments
@@ -26,13 +26,12 @@ def segmented(
     if log_decay.ndim > 1:
         inputs, weights = [*inputs, log_decay], []
     state = DecayState.zero(k, v, log_decay.dtype) if state is None else state
-    (output, weight), after = by_segments(run, segment_tokens(v, log_decay, chunk_size), inputs, weights, state)
+    (output, weight), after = by_segments(run, segment_tokens(k, v, chunk_size), inputs, weights, state)
     return output, weight, DecayState(*after)
 
 
-def segment_tokens(v: Tensor, log_decay: Tensor, chunk_size: int) -> int:
+def segment_tokens(k: Tensor, v: Tensor, chunk_size: int) -> int:
     """How many tokens to work on at once."""
     b, _, h, width = v.shape
-    pairs = ROWS * log_decay.shape[-1] if log_decay.ndim == 4 else chunk_size
-    chunk = max(1, b * h * max(pairs, width) * chunk_size)
-    return max(1, CACHE_ELEMENTS // chunk) * chunk_size
+    chunk = b * h * max(width, chunk_size, k.shape[-1]) * chunk_size
+    return max(1, CACHE_ELEMENTS // max(1, chunk)) * chunk_size

@@ -83,7 +83,7 @@ class _Blocked(torch.autograd.Function):
         k, v, log_decay = parts[1:4]
         ctx.set_materialize_grads(False)
         ctx.size, ctx.begins = size, past is None
-        past = zero_state(k, v, log_decay.dtype) if past is None else past.clone()
+        past = _copy(past, zero_state(k, v, log_decay.dtype))
         output, state = torch.empty_like(v), past.flatten(0, 1)
         kept: list[Tensor] = []
         with full_precision(v.device):
@@ -101,11 +101,12 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor | None, dpast: Tensor | None) -> tuple[Tensor | None, ...]:
-        parts, kept = list(ctx.saved_tensors[:6]), list(ctx.saved_tensors[6:])
+        kept = list(ctx.saved_tensors)
+        parts, kept = kept[:6], kept[6:]
         k, v, log_decay = parts[1:4]
         do = torch.zeros_like(v) if do is None else do
         gradients = [torch.empty_like(x) for x in parts]
-        dpast = zero_state(k, v, log_decay.dtype) if dpast is None else dpast.clone()
+        dpast = _copy(dpast, zero_state(k, v, log_decay.dtype))
         dstate = dpast.flatten(0, 1)
         with full_precision(v.device):
             for at in reversed(slices(v.shape[1], ctx.size)):
@@ -156,6 +157,11 @@ def _dot(x: Tensor, y: Tensor, channels: int) -> Tensor:
     g, k, v = x.shape
     count, width = g * channels, k * v // channels
     return torch.bmm(x.view(count, 1, width), y.view(count, width, 1)).view(g, channels)
+
+
+def _copy(state: Tensor | None, zero: Tensor) -> Tensor:
+    """A state or its gradient to write to, contiguous, so that batch and heads are one axis without a copy."""
+    return zero if state is None else zero.copy_(state)
 
 
 def _load(x: Tensor, heads: int, pad: int, dtype: torch.dtype) -> Tensor:

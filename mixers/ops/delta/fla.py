@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 HALF = (torch.bfloat16, torch.float16)  # float32 would be multiplied in fewer bits than it has
-HOPPER = 9  # the major number of its compute capability
+HOPPER, BLACKWELL = 9, (10, 12)  # the major numbers of their compute capabilities
 WRONG_ON_HOPPER = (3, 4), (3, 7, 1)  # from which Triton, and before which, gradients of the decay are wrong there
 
 
@@ -33,9 +33,7 @@ def unsupported_reason(
         return "it is for keys up to 256 wide"
     if not find_spec("fla"):
         return "flash-linear-attention is not installed: pip install lit-mixers[kernels]"
-    if torch.cuda.get_device_capability(q.device)[0] == HOPPER and wrong_on_hopper():
-        return "its gradients are wrong on Hopper with Triton 3.4 to 3.7.0"
-    return None
+    return wrong_on(torch.cuda.get_device_capability(q.device)[0])
 
 
 def fla(
@@ -59,9 +57,15 @@ def fla(
     return output, state
 
 
-def wrong_on_hopper() -> bool:
+def wrong_on(capability: int) -> str | None:
+    """Why not to trust the kernels on devices of that major compute capability (fla issues 640 and 913)."""
+    if capability in BLACKWELL:
+        return "its gradients may be no numbers on Blackwell"
+    if capability != HOPPER:
+        return None
     try:
         triton = tuple(int(part) for part in version("triton").split("+")[0].split(".")[:3])
     except (PackageNotFoundError, ValueError):
-        return True
-    return WRONG_ON_HOPPER[0] <= triton < WRONG_ON_HOPPER[1]
+        return "it is not known which Triton is installed"
+    wrong = WRONG_ON_HOPPER[0] <= triton < WRONG_ON_HOPPER[1]
+    return "its gradients are wrong on Hopper with Triton 3.4 to 3.7.0" if wrong else None

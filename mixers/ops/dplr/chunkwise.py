@@ -19,9 +19,13 @@ Rows are a and q of each token in turn, a of what is before the token and q of w
 Axes: as in reference.py; x, y and pairs of u and v are (n, c, 2, ·).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mixers.ops.chunks import by_chunks
 from mixers.ops.dplr.reference import zero_state
@@ -45,7 +49,8 @@ def chunkwise(
         batch, count, c, heads = chunks[0].shape[:4]
         missing = power_of_two(c) - c  # tokens that change nothing, after all others
         q, k, v, a, b, g = (F.pad(x, (0, 0, 0, 0, 0, missing)).transpose(2, 3).flatten(0, 2) for x in chunks)
-        output, state = _equal_chunks(torch.stack([a, q], 2), torch.stack([b, k], 2), v, g.exp(), state, count)
+        inputs = torch.stack([a, q], 2), torch.stack([b, k], 2), v, g.exp(), state, count
+        output, state = _recomputed(_equal_chunks, *inputs)
         return output.unflatten(0, (batch, count, heads)).transpose(2, 3)[:, :, :c], state
 
     dtype = log_decay.dtype
@@ -55,6 +60,13 @@ def chunkwise(
             run, largest_power_of_two(chunk_size), [x.to(dtype) for x in (q, k, v, a, b, log_decay)], state
         )
     return output.to(v.dtype), state
+
+
+def _recomputed(f: Callable[..., tuple[Tensor, Tensor]], *inputs: Any) -> tuple[Tensor, Tensor]:
+    """`f(*inputs)`, computed again for the gradients, since it makes many times as many numbers as it is given."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return checkpoint(f, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return f(*inputs)
 
 
 def power_of_two(length: int) -> int:
