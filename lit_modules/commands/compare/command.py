@@ -42,6 +42,8 @@ def compare(
     these at once share the work. Results are kept in results.parquet of the folder: where it has all runs, the report
     is only written again, without training anything. The exit code is 1 if a run failed.
 
+    A study on a synthetic task, which `data.name` of its `fit` says, reports accuracies, and measures no cost.
+
     A study with `tuning` first finds each row's best learning rates; one with `budgets` compares the rows after each
     number of steps, and has a report on each and one on how the differences change.
 
