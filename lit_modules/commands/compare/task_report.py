@@ -53,9 +53,8 @@ def task_of(study: Study) -> Task:
 def sizes_of(study: Study) -> dict[str, Size]:
     """The size of each row's model and of its state."""
     task = task_of(study)
-    length = max(setting["length"] for setting in task.settings("train"))
-    return {row: _size(build_model(study.options(row)["model"], Case(length, vocab_size=task.vocab_size)), length)
-            for row in study.rows}  # fmt: skip
+    at = Case(max(setting["length"] for setting in task.settings("train")), vocab_size=task.vocab_size)
+    return {row: _size(build_model(study.options(row)["model"], at), at.length) for row in study.rows}
 
 
 @torch.no_grad()
