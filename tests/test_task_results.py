@@ -74,9 +74,8 @@ def test_the_page_says_which_rows_are_missing(name: str) -> None:
 def test_parity_is_learned_with_beta_up_to_2_and_not_with_beta_up_to_1() -> None:
     study = read_study(PROJECT / "configs" / "tasks" / "parity.yaml", RESULTS / "parity")
     study = tuned(search("parity")) if "parity" in STUDIES else study
-    for part in ("length=40", "length=256"):
-        found = accuracies(study, part).dropna(how="all")
-        if "DeltaNet, β up to 1" not in found.index:
-            pytest.skip("the runs of DeltaNet with β up to 1 are not among the results yet")
-        assert found.loc["DeltaNet, β up to 2"].min() > 0.9
-        assert found.loc["DeltaNet, β up to 1"].max() < 0.6
+    found = accuracies(study, "length=40").dropna(how="all")  # the longest of training
+    if "DeltaNet, β up to 1" not in found.index:
+        pytest.skip("the runs of DeltaNet with β up to 1 are not among the results yet")
+    assert found.loc["DeltaNet, β up to 2"].min() > 0.9
+    assert found.loc["DeltaNet, β up to 1"].max() < 0.6
