@@ -10,11 +10,14 @@ from lit_modules.commands.compare.command import check
 from lit_modules.commands.compare.cost import build_model
 from lit_modules.commands.compare.study import read_study
 from lit_modules.main import main
+from lit_modules.training.mixer_config import complete
+from mixers import available
 from mixers.benchmark import Case
 from mixers.model import BLOCK_PARAMETERS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 STUDIES = ["comparison/laptop.yaml", "comparison/rates.yaml", "paper/comparison.yaml"]
+STUDIES += [f"tasks/{path.name}" for path in sorted((CONFIGS / "tasks").glob("*.yaml"))]
 
 # Parameters with GPT-2's 50,257 tokens and tied embeddings.
 SIZES = {"200m": 0.253e9, "1.3b": 1.31e9, "2.7b": 2.65e9, "6.7b": 6.65e9, "3b": 2.65e9}
@@ -64,6 +67,11 @@ def test_rates_are_tried_for_every_row_of_the_laptops_comparison():
         for rate in (0.004, 0.008, 0.016, options["model"]["lr"]):
             assert {**options["model"], "lr": rate} in tried, (row, rate)
     assert (rates.fit["model"], rates.fit["data"]) == (laptop.fit["model"], laptop.fit["data"])
+
+
+def test_recall_is_measured_of_every_mixer():
+    rows = read_study(CONFIGS / "tasks" / "recall.yaml").rows.values()
+    assert {complete(options["model"]["mixer"]).name for options in rows} == {*available()}
 
 
 def test_the_papers_sets_are_options_of_test():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import filterfalse
 
-from lit_modules.commands.compare import report, tables, tokens_report
+from lit_modules.commands.compare import report, tables, task_report, tokens_report
 from lit_modules.commands.compare.budgets import at_budget
 from lit_modules.commands.compare.check_runs import check_runs, evaluation, named
 from lit_modules.commands.compare.cost import costs_of
@@ -41,6 +41,8 @@ def compare(
     What is finished already is left as it is, and what was begun goes on, so it can be stopped at any moment. Two of
     these at once share the work. Results are kept in results.parquet of the folder: where it has all runs, the report
     is only written again, without training anything. The exit code is 1 if a run failed.
+
+    A study on a synthetic task, which `data.name` of its `fit` says, reports accuracies, and measures no cost.
 
     A study with `tuning` first finds each row's best learning rates; one with `budgets` compares the rows after each
     number of steps, and has a report on each and one on how the differences change.
@@ -78,11 +80,15 @@ def compare(
         print("\nStopped. The same command goes on from here.", flush=True)
         raise
     complete = all(results.over(run) for results in done for run in results.study.runs())
-    page = report.write(done[0], costs_of(parts[0], measured_on, measure=complete))  # at other budgets it is the same
-    report.write_tensorboard(done[0])
-    if asked.budgets or search:
+    if asked.is_task:
+        page, shown = task_report.write(done[0], search), task_report.quality(done[0])
+    else:
+        costs = costs_of(parts[0], measured_on, measure=complete)  # at other budgets it is the same
+        page, shown = report.write(done[0], costs, None if asked.budgets else search), tables.quality(done[-1])
+        report.write_tensorboard(done[0])
+    if asked.budgets:
         page = tokens_report.write(asked, done, search)
-    print(f"\n{tables.quality(done[-1]).data.to_string(index_names=False)}\n\nreport: {short_path(page)}", flush=True)
+    print(f"\n{shown.data.to_string(index_names=False)}\n\nreport: {short_path(page)}", flush=True)
     if any(results.failed for results in done):
         sys.exit(1)
 
@@ -113,8 +119,15 @@ def chosen(study: Study, rows: list[str] | None, seeds: list[int] | None) -> lis
 
 def carry_out(study: Study, runs: list[Run], checked: Callable[[], None]) -> Results:
     """Does what is left of these runs, and writes a report after each of them and at the end."""
-    results = train(study, runs, checked, after=lambda results: report.write(results, None))
-    report.write(results, None)
+
+    def write(results: Results) -> None:
+        if study.is_task:
+            task_report.write(results)
+        else:
+            report.write(results, None)
+
+    results = train(study, runs, checked, after=write)
+    write(results)
     return results
 
 
@@ -148,11 +161,14 @@ def check(study: Study) -> None:
         options = json.dumps(study.run(row, study.seeds[0]).options)
         _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
     _parse(["test", *test_arguments(study.test)], f"test of {study.name}")
-    evaluation(Text(**study.fit["data"]), {"contexts": []} | study.test)
+    if not study.is_task:
+        evaluation(Text(**study.fit["data"]), {"contexts": []} | study.test)
 
 
 def check_corpora(study: Study) -> None:
     """Raises UsageError for a corpus that is neither packaged nor a file here; nothing is asked of the Hub."""
+    if study.is_task:
+        return
     trained = [study.options(row)["data"].get("corpus", "sotu") for row in study.rows]
     corpora = [name for corpus in trained for name in ([corpus] if isinstance(corpus, str) else corpus)]
     corpora += [other if isinstance(other, str) else other["corpus"] for other in study.test.get("corpora", [])]

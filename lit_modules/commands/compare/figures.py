@@ -107,12 +107,12 @@ def quality_against_cost(results: Results, costs: Costs) -> Picture | None:
     for axes, cost in ((speed, found["tokens_per_second"].astype(float)), (state, sizes)):
         axes.set_ylabel("test loss, nats per token (lower is better)")
         axes.grid(visible=True, alpha=0.3)
-        _plot_named(axes, cost[cost > 0], found["loss"], dict(styles(results, found.index)))
+        plot_named(axes, cost[cost > 0], found["loss"], dict(styles(results, found.index)))
     note = "Mean test loss over seeds. Cost as in the table above."
     return picture(figure, "cost", "Quality against cost", note)
 
 
-def _plot_named(axes: Axes, costs: pd.Series, losses: pd.Series, styles: Mapping[str, Any]) -> None:
+def plot_named(axes: Axes, costs: pd.Series, losses: pd.Series, styles: Mapping[str, Any]) -> None:
     """Losses, ascending, against costs, with names in a column at the right, where none covers another."""
     for name, cost in costs.items():
         axes.plot(cost, losses[name], marker="o", color=styles[name]["color"])

@@ -9,11 +9,12 @@ import pandas as pd
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from lit_modules.commands.compare import figures, tables
+from lit_modules.commands.compare import figures, tables, tuning
 from lit_modules.commands.compare.cost import Costs
 from lit_modules.commands.compare.figures import Picture
 from lit_modules.commands.compare.results import Results
 from lit_modules.commands.compare.study import Study
+from lit_modules.commands.compare.tuning_tables import tuning_tables
 from lit_modules.commands.table import Table
 from lit_modules.data.cache import replace_text
 from lit_modules.evaluation.scores import LAST
@@ -21,7 +22,7 @@ from lit_modules.evaluation.scores import LAST
 TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
 
 
-def write(results: Results, costs: Costs | None) -> Path:
+def write(results: Results, costs: Costs | None, search: tuning.Search | None = None) -> Path:
     """Writes the report, without what there are no numbers for; where its page is."""
     everything: list[Table | Picture | None] = [
         tables.quality(results),
@@ -39,10 +40,13 @@ def write(results: Results, costs: Costs | None) -> Path:
             figures.quality_against_cost(results, costs),
             tables.the_papers_table(costs, results),
         ]
+    everything += tuning_tables(search) if search else []
     study = results.study
     title = f"{study.name}: {len(study.rows)} rows, {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
     runs = results.of("corpora")[["row", "seed", "corpus", "tokens", "loss", "bits_per_byte"]]
     files = {"rows.csv": rows(results, costs).to_csv(index_label="row"), "runs.csv": runs.to_csv(index=False)}
+    if search:
+        files["tuning.csv"] = tuning.table(search).to_csv(index=False)
     return write_page(study, title, everything, files)
 
 

@@ -14,6 +14,7 @@ from lit_modules.commands.compare.intervals import Difference, two_way
 from lit_modules.commands.compare.run_tables import COLUMNS, read, weights_of
 from lit_modules.commands.compare.runner import status, why_it_failed
 from lit_modules.commands.compare.study import Run, Study
+from lit_modules.evaluation.answers import ALL
 
 KEPT = "results.parquet"
 
@@ -46,7 +47,7 @@ class Results:
         table = pd.concat(found, ignore_index=True)
         order = {row: place for place, row in enumerate(self.study.rows)}
         table = table.sort_values(["row", "seed"], key=lambda column: column.replace(order), kind="stable")
-        bad = table[(table["kind"] == "corpora") & ~np.isfinite(table["loss"])]
+        bad = table[table["kind"].isin(("corpora", "accuracy")) & ~np.isfinite(table["loss"])]
         failed |= dict.fromkeys(zip(bad["row"], bad["seed"], strict=True), "the test loss is not a number")
         usable = [run not in failed for run in zip(table["row"], table["seed"], strict=True)]
         return Results(self.study, table.loc[usable], failed)
@@ -86,8 +87,14 @@ class Results:
 
     @cached_property
     def losses(self) -> pd.DataFrame:
-        """The test loss of each run on the training text, (rows, seeds), in nats per token; nan if it is missing."""
-        return self.on_training_text()
+        """The test loss of each run on its training data, (rows, seeds), in nats per target; nan if it is missing."""
+        return self.on_part(ALL, "loss") if self.study.is_task else self.on_training_text()
+
+    def on_part(self, part: str, quantity: str = "accuracy") -> pd.DataFrame:
+        """A quantity of each run on a part of a synthetic task, or on all parts: as `on`."""
+        found = self.of("accuracy")
+        found = found[found["class"] == part].pivot(index="row", columns="seed", values=quantity)
+        return found.reindex(index=list(self.study.rows), columns=self.study.seeds).astype(float)
 
     @property
     def others(self) -> list[str]:

@@ -12,19 +12,20 @@ SMOOTHED = 20  # logged steps that a point of a loss curve is the mean of
 
 # The columns of each table of `test`, as those of all results: `at` is the place that `kind` says, losses are nats per
 # token. A piece is a stretch of a test text: by class of every corpus, else of those that were trained on. A step is
-# one of training.
+# one of training. A part of a synthetic task has its name as class and its length as place; its tokens are targets.
 TABLES = {
     "corpora": {"corpus": "corpus", "tokens": "tokens", "loss": "loss", "bits_per_byte": "bits_per_byte"},
     "pieces": {"corpus": "corpus", "piece": "at", "tokens": "tokens", "nats": "nats"},
     "positions": {"first": "at", "last": "last", "loss": "loss"},
     "contexts": {"context": "at", "loss": "loss"},
     "classes": {"corpus": "corpus", "kind": "by", "class": "class", "piece": "at", "tokens": "tokens", "nats": "nats"},
+    "accuracy": {"part": "class", "length": "at", "targets": "tokens", "loss": "loss", "accuracy": "accuracy"},
 }
 COLUMNS = {
     # digest: of the options that the run was made with
     **dict.fromkeys(("row", "digest", "kind", "corpus", "by", "class"), "str"),
     **dict.fromkeys(("seed", "at", "last", "tokens"), "Int64"),
-    **dict.fromkeys(("nats", "loss", "bits_per_byte"), "float64"),
+    **dict.fromkeys(("nats", "loss", "bits_per_byte", "accuracy"), "float64"),
 }
 
 

@@ -30,6 +30,7 @@ TRAINED_WITH, TESTED_WITH, FAILED = "options.yaml", "test/options.yaml", "failed
 LAST = "checkpoints/last.ckpt"
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 GROWING = {"trainer.max_steps"}  # of a trunk, from one budget to the next
+MEASURED = ("corpora.csv", "accuracy.csv")  # the last table that a test writes, on text and on a task
 FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
 
 
@@ -37,7 +38,8 @@ def status(run: Run) -> Literal["waiting", "begun", "trained", "finished", "fail
     """How far a run has come, as its folder shows."""
     if why_it_failed(run):
         return "failed"
-    if (run.folder / "test" / "corpora.csv").is_file() and _options(run.folder / TESTED_WITH) == run.test:
+    measured = any((run.folder / "test" / table).is_file() for table in MEASURED)
+    if measured and _options(run.folder / TESTED_WITH) == run.test:
         return "finished"
     if not (run.folder / LAST).is_file():
         return "waiting"

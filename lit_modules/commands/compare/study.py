@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentError, ArgumentParser
 
 from lit_modules.commands.compare.study_sections import Budget, CostOptions, Tuning
+from lit_modules.data import registry
+from lit_modules.data.synthetic.task import Task
 from lit_modules.training.config_file import Options, check_sections, read_options
 from mixers.checks import SEEDS, MissingFileError, UsageError, at_least, between
 
@@ -88,10 +90,35 @@ class Study:
         for row, options in self.rows.items():
             check_sections(options, f"row {row!r}")
         of_all = [] if self.budgets else [("trainer", "max_steps")]
-        for section, option in (*of_all, ("data", "block_size"), ("data", "batch_size")):
+        if self.is_task:
+            self._check_task()
+        else:
+            of_all += [("data", "block_size"), ("data", "batch_size")]
+        for section, option in of_all:
             if not isinstance((self.fit.get(section) or {}).get(option), int):
                 raise UsageError(f"fit needs {section}.{option}: write a whole number.")
             at_least(1, **{f"{section}.{option}": self.fit[section][option]})
+
+    def _check_task(self) -> None:
+        """Raises UsageError for what only studies of text have."""
+        if self.budgets:
+            raise UsageError(f"budgets are tokens of text, and data={self.data!r} has none: write trainer.max_steps.")
+        if unknown := self.test.keys() - {"split"}:
+            raise UsageError(f"test.{min(unknown)} is for text: for data={self.data!r} write split only.")
+        for row, options in self.rows.items():
+            if (name := (options.get("data") or {}).get("name", self.data)) != self.data:
+                raise UsageError(f"row {row!r} has data.name={name!r}, others {self.data!r}: write a study of each.")
+
+    @property
+    def data(self) -> str:
+        """The kind of data that all rows are trained on."""
+        name: str = (self.fit.get("data") or {}).get("name", registry.DEFAULT)
+        return name
+
+    @property
+    def is_task(self) -> bool:
+        """Whether that is a synthetic task, whose results are accuracies."""
+        return issubclass(registry.get(self.data), Task)
 
     @property
     def first(self) -> str:

@@ -25,11 +25,12 @@ class Tuning:
     """The search for each row's options of `model` before the study: at the first budget, on the validation split.
 
     It begins with all combinations of the values, and goes on to the neighbours of the best until all of them are done,
-    so that the best is never on an edge.
+    so that the best is never on an edge; without `extend` it ends with the combinations of the values.
     """
 
     grid: dict[str, list[float]]  # at least two values of each option, ascending
     seed: int = 0
+    extend: bool = True  # a row that learns nothing has no best, and a search for one would not end
     check_next: list[str] = field(default_factory=list)  # rows whose best and its neighbours are run at the next budget
 
     def check(self) -> None:

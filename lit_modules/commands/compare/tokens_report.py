@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,10 +12,11 @@ from lit_modules.commands.compare import tuning
 from lit_modules.commands.compare.budgets import tokens_of
 from lit_modules.commands.compare.figures import SIZE, Picture, picture, styles
 from lit_modules.commands.compare.report import write_page
-from lit_modules.commands.compare.results import Results, kept_results
+from lit_modules.commands.compare.results import Results
 from lit_modules.commands.compare.study import Study
 from lit_modules.commands.compare.trend import FURTHEST, RESAMPLES, trend
-from lit_modules.commands.table import MISSING, Table, number
+from lit_modules.commands.compare.tuning_tables import tuning_tables
+from lit_modules.commands.table import MISSING, Table
 
 MILLION = 1e6
 
@@ -30,9 +30,8 @@ def write(study: Study, results: list[Results], search: tuning.Search | None) ->
         files |= {"tokens.csv": budgets.to_csv(index=False), "trends.csv": trends.to_csv(index=False)}
         everything += [differences(study, results, budgets), quality(study, budgets), crossing_table(study, trends)]
     if search:
-        tried = tuning.table(search)
-        files["tuning.csv"] = tried.to_csv(index=False)
-        everything += [tuning_table(search, tried), tried_table(search, tried), check_table(search)]
+        files["tuning.csv"] = tuning.table(search).to_csv(index=False)
+        everything += tuning_tables(search)
     return write_page(study, f"{study.name}: loss against tokens" if study.budgets else study.name, everything, files)
 
 
@@ -132,64 +131,3 @@ def crossing_table(study: Study, trends: pd.DataFrame) -> Table:
 
 def _millions(tokens: float) -> str:
     return f"{tokens / MILLION:.3g} M" if math.isfinite(tokens) else "never"
-
-
-def tuning_table(search: tuning.Search, tried: pd.DataFrame) -> Table:
-    """The best of each row, and whether it lies inside what was tried."""
-    best, names = tried[tried["best"]].set_index("row"), list(search.tuning.grid)
-    inside = [
-        all(_is_inside(line[name], tried[tried["row"] == row][name]) for name in names) for row, line in best.iterrows()
-    ]
-    counts = tried.groupby("row").size().reindex(best.index)
-    columns = {name: best[name].map("{:g}".format) for name in names}
-    worst = tried[np.isfinite(tried["loss"])].groupby("row")["loss"].max().reindex(best.index)
-    return Table(
-        title="Tuning",
-        note="The best options of each row, searched in the same way for all: from the same grid, and on to the "
-        "neighbours of the best until all are done. Validation loss in nats per token (lower is better), one seed.",
-        data=pd.DataFrame(
-            {
-                **columns,
-                "loss ↓": best["loss"].map("{:.4f}".format),
-                "worst": worst.map("{:.4f}".format),
-                "tried": counts.map(number),
-                "inside": ["yes" if each else "no" for each in inside],
-            },
-            index=best.index,
-        ).rename_axis(None),
-    )
-
-
-def tried_table(search: tuning.Search, tried: pd.DataFrame) -> Table:
-    """The loss of everything that was tried, a line for each row and first option, to read."""
-    first, *others = search.tuning.grid
-    losses = tried["loss"].map("{:.3f}".format).mask(np.isinf(tried["loss"]), "failed")
-    index = tried["row"] + f", {first} " + tried[first].map("{:g}".format)
-    names = tried[others].map("{:g}".format).agg(" ".join, axis=1) if others else pd.Series("1", tried.index)
-    data = pd.DataFrame({"index": index, "column": names, "loss": losses})
-    order = dict.fromkeys(data["index"]), sorted({*data["column"]}, key=lambda name: [float(x) for x in name.split()])
-    data = data.pivot(index="index", columns="column", values="loss").fillna(MISSING)
-    data = data.reindex(index=list(order[0]), columns=list(order[1])).rename_axis(index=None, columns=None)
-    return Table(
-        title="Everything that was tried",
-        note=f"Validation loss by {first} and, in columns, {', '.join(others) or 'nothing else'}.",
-        data=data,
-    )
-
-
-def _is_inside(value: float, values: pd.Series) -> bool:
-    return bool(values.min() < value < values.max())
-
-
-def check_table(search: tuning.Search) -> Table | None:
-    """The best and its neighbours at the next budget."""
-    study = tuning.check_study(search)
-    if study is None:
-        return None
-    losses = tuning.losses_of(kept_results(study).add(study.runs()))
-    return Table(
-        title="The best and its neighbours at the next budget",
-        note="Validation loss in nats per token (lower is better), one seed: whether what is best at the first budget "
-        "still is.",
-        data=pd.DataFrame({"loss ↓": {name: f"{loss:.4f}" for name, loss in losses.items()}}),
-    )

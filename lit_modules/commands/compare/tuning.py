@@ -46,7 +46,7 @@ class Search:
     def tried(self, row: str) -> list[Tried]:
         """What has been tried of a row, or is to be: the grid, and the neighbours of the best so far."""
         cells = [*itertools.product(*(range(len(values)) for values in self.tuning.grid.values()))]
-        while self._is_known(row, cells):
+        while self.tuning.extend and self._is_known(row, cells):
             near = neighbours(min(cells, key=lambda cell: self.losses[self._at(row, cell).name]))
             if not (missing := [cell for cell in near if cell not in cells]):
                 break
@@ -131,7 +131,7 @@ def _trial(search: Search, budgets: list[Budget], name: str, tried: list[Tried])
         rows={each.name: deep_merge(study.rows[each.row], {"model": each.values}) for each in tried},
         seeds=[seed],
         fewer_seeds={},
-        test={"split": "validation", "contexts": [], "corpora": []},
+        test={"split": "validation"} if study.is_task else {"split": "validation", "contexts": [], "corpora": []},
         tuning=None,
         trunks=None,
     )
