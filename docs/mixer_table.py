@@ -51,8 +51,8 @@ class Task(NamedTuple):
 
 TASKS = {
     "recall": Task("recall, %", "accuracy"),
-    "parity": Task("parity, %", "accuracy_length=256"),
-    "s3": Task("S3, %", "accuracy_length=256"),
+    "parity": Task("parity of 256, % (chance 50)", "accuracy_length=256"),
+    "s3": Task("S3 at 256, % (chance 17)", "accuracy_length=256"),
 }
 
 INTRODUCTION = """# Mixers
@@ -185,7 +185,7 @@ def accuracies(task: str) -> dict[str, str]:
             mixer, column = study["rows"][line["row"]]["model"]["mixer"], TASKS[task].column
             name = mixer if isinstance(mixer, str) else mixer["class_path"]
             option = line["row"].partition(", ")[2]
-            if line[column]:
+            if line.get(column):
                 cells.setdefault(name, []).append(f"{100 * float(line[column]):.0f}" + f" ({option})" * bool(option))
     return {name: ", ".join(each) for name, each in cells.items()}
 
