@@ -51,8 +51,8 @@ class Task(NamedTuple):
 
 TASKS = {
     "recall": Task("recall, %", "accuracy"),
-    "parity": Task("parity, %", "accuracy_length=256"),
-    "s3": Task("S3, %", "accuracy_length=256"),
+    "parity": Task("parity of 256, % (chance 50)", "accuracy_length=256"),
+    "s3": Task("S3 at 256, % (chance 17)", "accuracy_length=256"),
 }
 
 INTRODUCTION = """# Mixers
@@ -63,7 +63,8 @@ Written by `python docs/mixer_table.py` from the code, `mixers.yaml` and measure
   `--model.pattern=[mamba2,mamba2,attention]`.
 - **A state of constant size** with the best recall: a delta rule, `gated_deltanet` or `kda`.
 - **Tracking states**, such as the parity of a sequence: a delta rule with `allow_neg_eigval=true`, or `lstm`.
-- **The cheapest of today's recurrent mixers**: one decay for each head, `mamba2` or `lightning`.
+- **The least arithmetic** of today's recurrent mixers: one decay for each head and no correction, `lightning` or
+  `mamba2`.
 - **Local work only**, beside other blocks: `gated_conv`, or `attention` with a `window`.
 
 ## Sizes and costs
@@ -72,6 +73,10 @@ All with default options at width 1024 in float32. Lower is better but for accur
 in a block, a feed-forward layer makes up the difference to 12. *State* is what one layer remembers of one sequence, in
 KiB.
 """
+
+EQUATIONS = """In equations, S is a head's matrix of keys × values, q, k and v are its query, key and value, projected,
+convolved, activated, normalised and scaled as the docstring says, ⊙ multiplies channel by channel, W_o is the output's
+projection, and biases are left out."""
 
 
 def main() -> None:
@@ -108,7 +113,7 @@ def costs(mixers: dict[str, type[Mixer[Any]]], length: int = MEASURED, dim: int 
 def page() -> str:
     """All of mixers.md."""
     measured = json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.is_file() else None
-    parts = [INTRODUCTION + "\n".join(notes(measured)), "\n".join(size_table(measured))]
+    parts = [INTRODUCTION + "\n".join(notes(measured)), "\n".join(size_table(measured)), EQUATIONS]
     for group, title in GROUPS.items():
         parts += [f"## {title}", *(about(name) for name in own_mixers() if texts()[name]["group"] == group)]
     return "\n\n".join(parts) + "\n"
@@ -180,7 +185,7 @@ def accuracies(task: str) -> dict[str, str]:
             mixer, column = study["rows"][line["row"]]["model"]["mixer"], TASKS[task].column
             name = mixer if isinstance(mixer, str) else mixer["class_path"]
             option = line["row"].partition(", ")[2]
-            if line[column]:
+            if line.get(column):
                 cells.setdefault(name, []).append(f"{100 * float(line[column]):.0f}" + f" ({option})" * bool(option))
     return {name: ", ".join(each) for name, each in cells.items()}
 
