@@ -10,6 +10,7 @@ from small_runs import lines
 
 from lit_modules.commands.compare.intervals import two_way
 from lit_modules.commands.compare.study import Options, Study, read_study
+from lit_modules.commands.compare.tuning import search_of
 from lit_modules.main import main
 
 PROJECT = Path(__file__).parent.parent
@@ -85,3 +86,19 @@ def test_a_report_is_made_again_from_the_results_alone(name: str, tmp_path: Path
     assert (made / "report.md").read_text(encoding="utf-8") == (committed / "report.md").read_text(encoding="utf-8")
     assert "<svg" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_page_says_what_the_tuning_has_found_so_far() -> None:
+    page = " ".join((PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    search = search_of(study("tokens"))
+    tried = [each for row in search.study.rows for each in search.tried(row) if each.name in search.losses]
+    assert f"{len(tried)} runs are done" in page
+    best = {}
+    for row in ("RetNet", "RWKV"):
+        lines = [(search.losses[each.name], *each.values.values()) for each in tried if each.row == row]
+        at_one_rate = min(loss for loss, _, ratio in lines if ratio == 1)
+        loss, lr, ratio = min(lines)
+        assert f"| {row} | {at_one_rate:.3f} | {loss:.3f} | {lr:g} | {ratio:g} |" in page
+        best[row] = at_one_rate, loss
+    leads = [theirs - ours for theirs, ours in zip(best["RetNet"], best["RWKV"], strict=True)]
+    assert f"from {leads[0]:.2f} to {leads[1]:.2f}" in page, leads
