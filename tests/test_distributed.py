@@ -26,6 +26,7 @@ EVERY_MIXER = ["--model.warmup_steps=1000", f"--trainer.max_steps={STEPS}", f"--
 # Dropout would be another on each process, and a rate that falls depends on the last step.
 HYBRID = ["--model.overrides={1: attention}", "--model.schedule=constant", "--data.batch_size=12"]
 GOES_ON = [*HYBRID, "--trainer.max_steps=12", "--trainer.val_check_interval=3"]
+JOBS = 12  # in a pair of processes: after more of them one was once seen to end in malloc(), for a reason not found
 VARIANTS = {
     "recompute": ["--model.recompute=true", "--trainer.accumulate_grad_batches=2"],
     "isolated": ["--data.isolate_documents=true", "--model.tie_embeddings=false"],
@@ -44,10 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for strategy in ("ddp", "fsdp2")
     ]
     jobs += [fit(f"two_{name}", *HYBRID, *words, *on(2, "fsdp2")) for name, words in VARIANTS.items()]
-    ran = start(folder, jobs)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.count("one of 2 processes") == 2
-    assert "Deprecat" not in ran.stderr
+    for at in range(0, len(jobs), JOBS):
+        ran = start(folder, jobs[at : at + JOBS])
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout.count("one of 2 processes") == 2
+        assert "Deprecat" not in ran.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name in NAMES:
