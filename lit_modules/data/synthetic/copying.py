@@ -48,11 +48,6 @@ class SelectiveCopying(Task):
     ) -> None:
         super().__init__(examples=examples, **common)
 
-    @property
-    def vocab_size(self) -> int:
-        """How many ids the task has."""
-        return self.hparams["vocab_size"]
-
     def check(self, setting: Setting) -> None:
         """Raises UsageError where there are no examples of that form."""
         at_least(4, vocab_size=self.vocab_size)
@@ -110,11 +105,6 @@ class InductionHeads(Task):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids the task has."""
-        return self.hparams["vocab_size"]
 
     def check(self, setting: Setting) -> None:
         """Raises UsageError where there are no examples of that form."""

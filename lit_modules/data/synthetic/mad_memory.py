@@ -42,11 +42,6 @@ class Memorization(Task):
         at_least(0, map_seed=map_seed)
         super().__init__(examples=examples, **common)
 
-    @property
-    def vocab_size(self) -> int:
-        """How many ids the task has."""
-        return self.hparams["vocab_size"]
-
     def check(self, setting: Setting) -> None:
         """Raises UsageError where there are no examples of that form."""
         at_least(3, vocab_size=self.vocab_size)
@@ -101,11 +96,6 @@ class Compression(Task):
         **common: Any,
     ) -> None:
         super().__init__(examples=examples, **common)
-
-    @property
-    def vocab_size(self) -> int:
-        """How many ids the task has."""
-        return self.hparams["vocab_size"]
 
     def check(self, setting: Setting) -> None:
         """Raises UsageError where there are no examples of that form."""

@@ -43,11 +43,6 @@ class InContextRecall(Task):
     ) -> None:
         super().__init__(examples=examples, **common)
 
-    @property
-    def vocab_size(self) -> int:
-        """How many ids the task has."""
-        return self.hparams["vocab_size"]
-
     def check(self, setting: Setting) -> None:
         """Raises UsageError where there are no examples of that form."""
         at_least(4 + self.noise_ids, vocab_size=self.vocab_size)

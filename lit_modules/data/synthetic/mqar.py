@@ -51,11 +51,6 @@ class MQAR(Task):
         above(0, power=power)
         super().__init__(**common)
 
-    @property
-    def vocab_size(self) -> int:
-        """How many ids the task has."""
-        return self.hparams["vocab_size"]
-
     def check(self, setting: Setting) -> None:
         """Raises UsageError where there are no examples of that form."""
         length, pairs = setting["length"], setting["num_kv_pairs"]

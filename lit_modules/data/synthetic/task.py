@@ -89,9 +89,9 @@ class Task(LanguageData):
         cls.changeable_options = frozenset(names - cls.fixed_options)
 
     @property
-    @abstractmethod
     def vocab_size(self) -> int:
-        """How many ids the task has."""
+        """How many ids the task has: an option of it, unless they follow from others."""
+        return self.hparams["vocab_size"]
 
     @abstractmethod
     def check(self, setting: Setting) -> None:
