@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from lit_modules.commands.compare.budgets import at_budget
 from lit_modules.commands.compare.command import check
 from lit_modules.commands.compare.cost import build_model
 from lit_modules.commands.compare.study import read_study
@@ -16,7 +17,8 @@ from mixers.benchmark import Case
 from mixers.model import BLOCK_PARAMETERS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-STUDIES = ["comparison/laptop.yaml", "comparison/rates.yaml", "paper/comparison.yaml"]
+COMPARISONS = [f"comparison/{name}.yaml" for name in ("laptop", "tokens", "gpu")] + ["paper/comparison.yaml"]
+STUDIES = [*COMPARISONS, "comparison/rates.yaml"]
 STUDIES += [f"tasks/{path.name}" for path in sorted((CONFIGS / "tasks").glob("*.yaml"))]
 
 # Parameters with GPT-2's 50,257 tokens and tied embeddings.
@@ -46,12 +48,14 @@ def test_a_config_of_the_paper_has_only_options_of_fit(name, capsys):
 
 @pytest.mark.parametrize("path", STUDIES)
 def test_every_row_of_a_study_has_only_options_of_fit(path):
-    check(read_study(CONFIGS / path))
+    study = read_study(CONFIGS / path)
+    check(at_budget(study, study.budgets[0]) if study.budgets else study)
 
 
-@pytest.mark.parametrize("path", ["comparison/laptop.yaml", "paper/comparison.yaml"])
+@pytest.mark.parametrize("path", COMPARISONS)
 def test_the_rows_of_a_comparison_have_blocks_of_the_same_size(path):
     study = read_study(CONFIGS / path)
+    study = at_budget(study, study.budgets[0]) if study.budgets else study
     for row in study.rows:
         model = study.options(row)["model"]
         with torch.device("meta"):
