@@ -16,7 +16,7 @@ def product_dtype(*tensors: Tensor) -> torch.dtype:
     """The dtype in which to multiply tensors: autocast's within it, else the one they promote to."""
     device = tensors[0].device.type
     dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
-    if dtype == torch.float64 or not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if dtype == torch.float64 or not (_has_autocast(device) and torch.is_autocast_enabled(device)):
         return dtype
     return torch.get_autocast_dtype(device)
 
@@ -29,5 +29,9 @@ def in_product_dtype(*tensors: Tensor) -> list[Tensor]:
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Within it autocast changes nothing."""
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    return torch.autocast(device.type, enabled=False) if _has_autocast(device.type) else nullcontext()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch 2.11's compiler cannot look into it
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
