@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from mixers.mixer import state_dtype
 from mixers.parts.decay_step import initial_a_log, initial_dt_bias, step_decay
 from mixers.parts.delta_mixer import DeltaMixer
+from mixers.parts.linear import Linear
 from mixers.parts.output_norm import GateKind
 from mixers.registry import register
 
@@ -76,12 +77,12 @@ class GatedDeltaNet(DeltaMixer):
             chunk_size=chunk_size,
         )
         self.decay = decay
-        self.b_proj = nn.Linear(dim, steps * self.num_v_heads, bias=False)
+        self.b_proj = Linear(dim, steps * self.num_v_heads, bias=False)
         if decay:
-            self.a_proj = nn.Linear(dim, self.num_v_heads, bias=False)
+            self.a_proj = Linear(dim, self.num_v_heads, bias=False)
             self.A_log = nn.Parameter(initial_a_log(self.num_v_heads, 0.01))
             self.dt_bias = nn.Parameter(initial_dt_bias(self.num_v_heads))
-        self.g_proj = None if gate == "none" else nn.Linear(dim, self.o_proj.in_features, bias=False)
+        self.g_proj = None if gate == "none" else Linear(dim, self.o_proj.in_features, bias=False)
 
     def log_decay(self, x: Tensor) -> Tensor:
         if not self.decay:

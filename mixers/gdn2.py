@@ -1,8 +1,9 @@
 """Gated DeltaNet-2: a delta rule that erases and writes each channel by its own strength."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixers.kda import KDA
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 
@@ -57,8 +58,8 @@ class GDN2(KDA):
             norm_eps=norm_eps,
             chunk_size=chunk_size,
         )
-        self.b_proj = nn.Linear(dim, self.q_proj.out_features, bias=False)
-        self.w_proj = nn.Linear(dim, self.v_proj.out_features, bias=False)
+        self.b_proj = Linear(dim, self.q_proj.out_features, bias=False)
+        self.w_proj = Linear(dim, self.v_proj.out_features, bias=False)
 
     def strengths(self, x: Tensor) -> tuple[Tensor, Tensor]:
         erase, write = self.strength(self.b_proj(x)), self.strength(self.w_proj(x), erases=False)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from mixers.checks import UsageError
 from mixers.parts.decay_step import bounded_step_decay, initial_a_log, initial_dt_bias, step_decay
 from mixers.parts.delta_mixer import DeltaMixer
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 
@@ -67,12 +68,10 @@ class KDA(DeltaMixer):
         if decay_bound is not None and not decay_bound < 0:
             raise UsageError(f"decay_bound={decay_bound} is too large: write a number below 0, or null.")
         self.decay_bound, keys, values = decay_bound, self.q_proj.out_features, self.o_proj.in_features
-        self.b_proj = nn.Linear(dim, num_heads, bias=False)
-        self.f_proj = nn.Sequential(
-            nn.Linear(dim, self.head_v_dim, bias=False), nn.Linear(self.head_v_dim, keys, bias=False)
-        )
+        self.b_proj = Linear(dim, num_heads, bias=False)
+        self.f_proj = nn.Sequential(Linear(dim, self.head_v_dim, bias=False), Linear(self.head_v_dim, keys, bias=False))
         self.g_proj = nn.Sequential(
-            nn.Linear(dim, self.head_v_dim, bias=False), nn.Linear(self.head_v_dim, values, bias=gate_bias)
+            Linear(dim, self.head_v_dim, bias=False), Linear(self.head_v_dim, values, bias=gate_bias)
         )
         self.A_log = nn.Parameter(initial_a_log(num_heads) if decay_bound is None else torch.zeros(num_heads))
         self.dt_bias = nn.Parameter(initial_dt_bias(keys))

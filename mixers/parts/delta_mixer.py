@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mixers.checks import UsageError, above, at_least
@@ -11,6 +11,7 @@ from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.delta import delta_rule
 from mixers.parts.decay_step import precise
 from mixers.parts.l2_norm import l2_norm
+from mixers.parts.linear import Linear
 from mixers.parts.output_norm import GateKind, OutputNorm
 from mixers.parts.short_conv import ShortConv
 
@@ -62,14 +63,14 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
         self.head_v_dim = max(1, round(head_dim * expand_v))
         self.conv_size, self.allow_neg_eigval, self.chunk_size = conv_size, allow_neg_eigval, chunk_size
         keys, values = num_heads * head_dim, num_v_heads * self.head_v_dim
-        self.q_proj = nn.Linear(dim, keys, bias=False)
-        self.k_proj = nn.Linear(dim, steps * keys, bias=False)
-        self.v_proj = nn.Linear(dim, steps * values, bias=False)
+        self.q_proj = Linear(dim, keys, bias=False)
+        self.k_proj = Linear(dim, steps * keys, bias=False)
+        self.v_proj = Linear(dim, steps * values, bias=False)
         self.q_conv1d = self._conv(keys)
         self.k_conv1d = self._conv(steps * keys)
         self.v_conv1d = self._conv(steps * values)
         self.o_norm = OutputNorm(self.head_v_dim, gate=gate, eps=norm_eps)
-        self.o_proj = nn.Linear(values, dim, bias=False)
+        self.o_proj = Linear(values, dim, bias=False)
 
     def _conv(self, channels: int) -> ShortConv | None:
         return ShortConv(channels, width=self.conv_size, bias=False) if self.conv_size else None
@@ -97,7 +98,7 @@ class DeltaMixer(RecurrentMixer[DeltaState]):
         shape = batch, self.num_v_heads, self.head_dim, self.head_v_dim
         return DeltaState(q, k, v, weight.new_zeros(shape, dtype=state_dtype(weight)))
 
-    def _streams(self) -> list[tuple[nn.Linear, ShortConv | None]]:
+    def _streams(self) -> list[tuple[Linear, ShortConv | None]]:
         """The projections and convolutions of q, k and v."""
         return [(self.q_proj, self.q_conv1d), (self.k_proj, self.k_conv1d), (self.v_proj, self.v_conv1d)]
 

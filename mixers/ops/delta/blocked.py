@@ -138,7 +138,7 @@ def _backward_(chunk: _Chunk, state: Tensor, corrections: Tensor, do: Tensor, ds
 
     channels = chunk.decays.since.shape[2]  # their gradients are those of the logarithms
     dsince = _sum_to(channels, dfar.mul_(far.view_as(dfar)).sum(2))
-    dsince[:, -1] += _dot(state, dstate, channels) * chunk.decays.since[:, -1]
+    dsince[:, -1] += _sum_to(channels, (state * dstate).sum(2)) * chunk.decays.since[:, -1]
     dlog_decay = chunk.decays.backward(dsince, _sum_to(channels, dnear.mul_(near)), dwithin)
 
     dstate.mul_(chunk.through).baddbmm_(far.mT, dread)
@@ -150,13 +150,6 @@ def _backward_(chunk: _Chunk, state: Tensor, corrections: Tensor, do: Tensor, ds
 def _sum_to(channels: int, x: Tensor) -> Tensor:
     """x, or with one channel the sum over its last axis."""
     return x.sum(-1, keepdim=True) if channels == 1 else x
-
-
-def _dot(x: Tensor, y: Tensor, channels: int) -> Tensor:
-    """The dot products of the rows of x and y (g, k, v), (g, k), or with one channel of all of them, (g, 1)."""
-    g, k, v = x.shape
-    count, width = g * channels, k * v // channels
-    return torch.bmm(x.view(count, 1, width), y.view(count, width, 1)).view(g, channels)
 
 
 def _copy(state: Tensor | None, zero: Tensor) -> Tensor:
