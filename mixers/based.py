@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixers.checks import UsageError, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.taylor import feature_count, taylor_attention
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 # Axes: b batch, h head, v value width, f features of a key.
@@ -50,10 +51,10 @@ class Based(RecurrentMixer[BasedState]):
         if dim % num_heads:
             raise UsageError(f"num_heads={num_heads} does not divide dim={dim}.")
         self.num_heads, self.feature_dim, self.chunk_size = num_heads, feature_dim, chunk_size
-        self.q_proj = nn.Linear(dim, num_heads * feature_dim, bias=False)
-        self.k_proj = nn.Linear(dim, num_heads * feature_dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim, bias=False)
-        self.o_proj = nn.Linear(dim, dim, bias=False)
+        self.q_proj = Linear(dim, num_heads * feature_dim, bias=False)
+        self.k_proj = Linear(dim, num_heads * feature_dim, bias=False)
+        self.v_proj = Linear(dim, dim, bias=False)
+        self.o_proj = Linear(dim, dim, bias=False)
 
     def initial_state(self, batch: int) -> BasedState:
         weight, h = self.o_proj.weight, self.num_heads

@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixers.checks import at_least
 from mixers.mixer import RecurrentMixer
+from mixers.parts.linear import Linear
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
 
@@ -37,9 +38,9 @@ class GatedConv(RecurrentMixer[GatedConvState]):
     def __init__(self, dim: int, *, width: int = 3, bias: bool = False):
         super().__init__(dim)
         at_least(1, width=width)
-        self.in_proj = nn.Linear(dim, 3 * dim, bias=bias)
+        self.in_proj = Linear(dim, 3 * dim, bias=bias)
         self.conv = ShortConv(dim, width=width, bias=bias)
-        self.out_proj = nn.Linear(dim, dim, bias=bias)
+        self.out_proj = Linear(dim, dim, bias=bias)
 
     def initial_state(self, batch: int) -> GatedConvState:
         return GatedConvState(self.conv.initial_state(batch))

@@ -9,6 +9,7 @@ from mixers.checks import UsageError, above, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.decay import decayed_linear_attention
 from mixers.parts.decay_step import precise
+from mixers.parts.linear import Linear
 from mixers.parts.output_norm import OutputNorm
 from mixers.registry import register
 
@@ -67,13 +68,13 @@ class GLA(RecurrentMixer[GLAState]):
                 what = "keys" if name == "expand_k" else "values"
                 raise UsageError(f"{name}={factor} makes {what} {width} wide, no multiple of num_heads={num_heads}.")
         self.num_heads, self.gate_normalizer, self.chunk_size = num_heads, gate_normalizer, chunk_size
-        self.q_proj = nn.Linear(dim, keys, bias=False)
-        self.k_proj = nn.Linear(dim, keys, bias=False)
-        self.v_proj = nn.Linear(dim, values, bias=False)
-        self.g_proj = nn.Linear(dim, values, bias=False)
-        self.gk_proj = nn.Sequential(nn.Linear(dim, gate_rank, bias=False), nn.Linear(gate_rank, keys))
+        self.q_proj = Linear(dim, keys, bias=False)
+        self.k_proj = Linear(dim, keys, bias=False)
+        self.v_proj = Linear(dim, values, bias=False)
+        self.g_proj = Linear(dim, values, bias=False)
+        self.gk_proj = nn.Sequential(Linear(dim, gate_rank, bias=False), Linear(gate_rank, keys))
         self.g_norm_swish_gate = OutputNorm(values // num_heads, eps=norm_eps)
-        self.o_proj = nn.Linear(values, dim, bias=False)
+        self.o_proj = Linear(values, dim, bias=False)
 
     def initial_state(self, batch: int) -> GLAState:
         weight, h = self.q_proj.weight, self.num_heads

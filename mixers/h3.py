@@ -11,6 +11,7 @@ from mixers.ops.long_conv import long_conv
 from mixers.ops.state_space import state_space_attention
 from mixers.parts.diagonal_ssm import DiagonalSSM, Discretisation, Spectrum
 from mixers.parts.gpt2_init import gpt2_init
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, h heads, p width of a head, n modes, l taps of the shift.
@@ -73,14 +74,14 @@ class H3(RecurrentMixer[H3State]):
         if dim % head_dim:
             raise UsageError(f"head_dim={head_dim} does not divide dim={dim}.")
         self.head_dim, self.chunk_size = head_dim, chunk_size
-        self.q_proj = nn.Linear(dim, dim)
-        self.k_proj = nn.Linear(dim, dim)
-        self.v_proj = nn.Linear(dim, dim)
+        self.q_proj = Linear(dim, dim)
+        self.k_proj = Linear(dim, dim)
+        self.v_proj = Linear(dim, dim)
         bound = shift_size**-0.5  # torch's own for a convolution with one input channel
         self.shift = nn.Parameter(torch.empty(shift_size, dim).uniform_(-bound, bound))
         self.shift_skip = nn.Parameter(torch.randn(dim))
         self.ssm = DiagonalSSM(dim // head_dim, size=state_size, spectrum=spectrum, method=discretisation, lr=ssm_lr)
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     def init_weights(self, layer: int, depth: int) -> None:
         gpt2_init(self, None, depth)

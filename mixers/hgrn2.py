@@ -10,6 +10,7 @@ from mixers.checks import UsageError, above, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.decay import decayed_linear_attention
 from mixers.parts.decay_step import precise
+from mixers.parts.linear import Linear
 from mixers.parts.output_norm import OutputNorm
 from mixers.registry import register
 
@@ -55,12 +56,12 @@ class HGRN2(RecurrentMixer[HGRN2State]):
             near = min((n for n in range(1, dim + 1) if dim % n == 0), key=lambda n: abs(n - head_dim))
             raise UsageError(f"head_dim={head_dim} does not divide dim={dim}; try head_dim={near}.")
         self.head_dim, self.chunk_size = head_dim, chunk_size
-        self.q_proj = nn.Linear(dim, dim, bias=False)
-        self.f_proj = nn.Linear(dim, dim, bias=False)
-        self.i_proj = nn.Linear(dim, dim, bias=False)
+        self.q_proj = Linear(dim, dim, bias=False)
+        self.f_proj = Linear(dim, dim, bias=False)
+        self.i_proj = Linear(dim, dim, bias=False)
         self.lower_bound = nn.Parameter(torch.zeros(dim))
         self.g_norm = OutputNorm(dim, eps=norm_eps)
-        self.o_proj = nn.Linear(dim, dim, bias=False)
+        self.o_proj = Linear(dim, dim, bias=False)
 
     @torch.no_grad()
     def init_weights(self, layer: int, depth: int) -> None:

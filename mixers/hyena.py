@@ -13,6 +13,7 @@ from mixers.ops.long_conv import added_after, long_conv
 from mixers.ops.precision import full_precision
 from mixers.parts.gpt2_init import gpt2_init
 from mixers.parts.implicit_filter import ImplicitFilter
+from mixers.parts.linear import Linear
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
 
@@ -87,13 +88,13 @@ class Hyena(Mixer[HyenaState]):
         at_least(2, order=order)
         at_least(1, short_width=short_width, max_length=max_length, filter_width=filter_width)
         self.order, self.max_length = order, max_length
-        self.in_proj = nn.Linear(dim, (order + 1) * dim)
+        self.in_proj = Linear(dim, (order + 1) * dim)
         self.short_conv = ShortConv((order + 1) * dim, width=short_width)
         self.filter = ImplicitFilter(
             (order - 1) * dim, max_length, filter_width, filter_features, filter_frequency, filter_lr
         )
         self.skip = nn.Parameter(torch.randn((order - 1) * dim))  # b_i, one after the other
-        self.out_proj = nn.Linear(dim, dim)
+        self.out_proj = Linear(dim, dim)
 
     def init_weights(self, layer: int, depth: int) -> None:
         gpt2_init(self, self.out_proj, depth)

@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mixers.checks import UsageError, above, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.decay import decayed_linear_attention
+from mixers.parts.linear import Linear
 from mixers.parts.output_norm import OutputNorm
 from mixers.registry import register
 
@@ -54,10 +55,10 @@ class Lightning(RecurrentMixer[LightningState]):
             raise UsageError(f"num_heads={self.num_heads} does not divide dim={dim}; try num_heads={near}.")
         self.chunk_size = chunk_size
         self.layer, self.depth = 0, 1
-        self.qkv_proj = nn.Linear(dim, 3 * dim, bias=False)
-        self.output_gate = nn.Linear(dim, dim, bias=False)
+        self.qkv_proj = Linear(dim, 3 * dim, bias=False)
+        self.output_gate = Linear(dim, dim, bias=False)
         self.norm = OutputNorm(dim, gate="sigmoid", eps=norm_eps)
-        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.out_proj = Linear(dim, dim, bias=False)
 
     def init_weights(self, layer: int, depth: int) -> None:
         """Sets the decays of this layer; the weights stay as they are."""

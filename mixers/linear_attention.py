@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mixers.checks import UsageError, at_least, one_of
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.decay import DecayState, decayed_linear_attention_with_weights
+from mixers.parts.linear import Linear
 from mixers.parts.qkv_conv import ConvState, NoInputs, convolve, initial_inputs, short_convs
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
@@ -68,10 +69,10 @@ class LinearAttention(RecurrentMixer[LinearAttentionState]):
         if dim % num_heads:
             raise UsageError(f"num_heads={num_heads} does not divide dim={dim}.")
         self.num_heads, self.feature_map, self.chunk_size = num_heads, feature_map, chunk_size
-        self.q_proj = nn.Linear(dim, dim, bias=False)
-        self.k_proj = nn.Linear(dim, dim, bias=False)
-        self.v_proj = nn.Linear(dim, dim, bias=False)
-        self.out_proj = nn.Linear(dim, dim, bias=False)
+        self.q_proj = Linear(dim, dim, bias=False)
+        self.k_proj = Linear(dim, dim, bias=False)
+        self.v_proj = Linear(dim, dim, bias=False)
+        self.out_proj = Linear(dim, dim, bias=False)
         self.q_conv1d, self.k_conv1d, self.v_conv1d = short_convs(conv_size, dim, dim, dim)
 
     def initial_state(self, batch: int) -> LinearAttentionState:

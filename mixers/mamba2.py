@@ -11,6 +11,7 @@ from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.decay import decayed_linear_attention
 from mixers.ops.norm_after_gate import norm_after_gate
 from mixers.parts.decay_step import initial_a_log, initial_dt_bias, precise
+from mixers.parts.linear import Linear
 from mixers.parts.short_conv import ShortConv
 from mixers.registry import register
 
@@ -89,13 +90,13 @@ class Mamba2(RecurrentMixer[Mamba2State]):
         self.width, self.heads, self.groups, self.state_size = width, heads, n_groups, state_size
         self.limit, self.chunk_size = time_step_limit, chunk_size
         channels = width + 2 * n_groups * state_size
-        self.in_proj = nn.Linear(dim, width + channels + heads, bias=False)
+        self.in_proj = Linear(dim, width + channels + heads, bias=False)
         self.conv1d = ShortConv(channels, width=conv_size)
         self.dt_bias = nn.Parameter(initial_dt_bias(heads, time_step_min, time_step_max))
         self.A_log = nn.Parameter(initial_a_log(heads))
         self.D = nn.Parameter(torch.ones(heads))
         self.norm = GatedGroupNorm(width, n_groups, norm_eps)
-        self.out_proj = nn.Linear(width, dim, bias=False)
+        self.out_proj = Linear(width, dim, bias=False)
 
     def initial_state(self, batch: int) -> Mamba2State:
         weight, shape = self.A_log, (batch, self.heads, self.state_size, self.width // self.heads)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from mixers.checks import UsageError, above, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.mlstm import MLSTMState, mlstm
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 # Axes: b batch, t time, h head, k key width, v value width.
@@ -59,14 +60,14 @@ class MLSTM(RecurrentMixer[MLSTMState]):
             if width < 1 or width % num_heads:
                 raise UsageError(f"{name}={expand} makes a width of {width}, no multiple of num_heads={num_heads}.")
         self.num_heads, self.chunk_size = num_heads, chunk_size
-        self.q = nn.Linear(dim, key_dim, bias=False)
-        self.k = nn.Linear(dim, key_dim, bias=False)
-        self.v = nn.Linear(dim, value_dim, bias=False)
-        self.ogate_preact = nn.Linear(dim, value_dim, bias=False)
-        self.igate_preact = nn.Linear(dim, num_heads)
-        self.fgate_preact = nn.Linear(dim, num_heads)
+        self.q = Linear(dim, key_dim, bias=False)
+        self.k = Linear(dim, key_dim, bias=False)
+        self.v = Linear(dim, value_dim, bias=False)
+        self.ogate_preact = Linear(dim, value_dim, bias=False)
+        self.igate_preact = Linear(dim, num_heads)
+        self.fgate_preact = Linear(dim, num_heads)
         self.multihead_norm = _HeadNorm(value_dim, norm_eps)
-        self.out_proj = nn.Linear(value_dim, dim, bias=False)
+        self.out_proj = Linear(value_dim, dim, bias=False)
         for projection in (self.q, self.k, self.v, self.ogate_preact, self.out_proj):
             nn.init.normal_(projection.weight, std=(2 / (5 * dim)) ** 0.5)
         for gate, bias in (

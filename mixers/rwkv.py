@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mixers.mixer import Mixer, state_dtype
 from mixers.ops.wkv import LOG_ZERO, WKVState, wkv
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels.
@@ -46,10 +47,10 @@ class RWKV(Mixer[RWKVState]):
         self.time_mix_key = nn.Parameter(torch.empty(1, 1, dim))
         self.time_mix_value = nn.Parameter(torch.empty(1, 1, dim))
         self.time_mix_receptance = nn.Parameter(torch.empty(1, 1, dim))
-        self.key = nn.Linear(dim, dim, bias=False)
-        self.value = nn.Linear(dim, dim, bias=False)
-        self.receptance = nn.Linear(dim, dim, bias=False)
-        self.output = nn.Linear(dim, dim, bias=False)
+        self.key = Linear(dim, dim, bias=False)
+        self.value = Linear(dim, dim, bias=False)
+        self.receptance = Linear(dim, dim, bias=False)
+        self.output = Linear(dim, dim, bias=False)
         self._init_vectors(layer=0, depth=1)
 
     def init_weights(self, layer: int, depth: int) -> None:

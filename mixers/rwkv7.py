@@ -11,6 +11,7 @@ from mixers.checks import UsageError, at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.dplr import dplr
 from mixers.ops.tokenwise import tokenwise
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, h head, k key width, v value width (the same), r rank.
@@ -89,10 +90,10 @@ class RWKV7(RecurrentMixer[RWKV7State]):
         self.w1, self.a1, self.g1 = (nn.Parameter(torch.empty(dim, rank)) for rank in ranks)
         self.w2, self.a2, self.g2 = (nn.Parameter(torch.empty(rank, dim)) for rank in ranks)
         self.r_k = nn.Parameter(torch.empty(dim // head_dim, head_dim))
-        self.receptance = nn.Linear(dim, dim, bias=False)
-        self.key = nn.Linear(dim, dim, bias=False)
-        self.value = nn.Linear(dim, dim, bias=False)
-        self.output = nn.Linear(dim, dim, bias=False)
+        self.receptance = Linear(dim, dim, bias=False)
+        self.key = Linear(dim, dim, bias=False)
+        self.value = Linear(dim, dim, bias=False)
+        self.output = Linear(dim, dim, bias=False)
         self.ln_x = nn.GroupNorm(dim // head_dim, dim, eps=1e-5 * head_dim)
         self.optimizer_options = {"weight_decay": 0.0}
         for linear in (self.receptance, self.key, self.value, self.output):

@@ -2,13 +2,14 @@
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mixers.checks import at_least
 from mixers.mixer import RecurrentMixer, state_dtype
 from mixers.ops.state_space import state_space
 from mixers.parts.diagonal_ssm import DiagonalSSM, Discretisation, Spectrum
+from mixers.parts.linear import Linear
 from mixers.registry import register
 
 # Axes: b batch, t time, d channels, n modes.
@@ -57,7 +58,7 @@ class S4D(RecurrentMixer[S4DState]):
         at_least(1, chunk_size=chunk_size)
         self.chunk_size, self.glu = chunk_size, glu
         self.ssm = DiagonalSSM(dim, size=state_size, spectrum=spectrum, method=discretisation, lr=ssm_lr)
-        self.out_proj = nn.Linear(dim, 2 * dim if glu else dim)
+        self.out_proj = Linear(dim, 2 * dim if glu else dim)
 
     def initial_state(self, batch: int) -> S4DState:
         c = self.ssm.c

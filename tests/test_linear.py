@@ -11,8 +11,14 @@ from mixers.parts.linear import Linear
 CPU = torch.device("cpu")
 
 
+@pytest.fixture
+def any_size(monkeypatch):
+    """Small products are by oneDNN as well."""
+    monkeypatch.setattr("mixers.ops.linear.SMALLEST", 1)
+
+
 @pytest.fixture(params=[(2, 1), (1, 7), (3, 70)], ids=str)
-def arguments(request):
+def arguments(request, any_size):
     torch.manual_seed(0)
     arguments = torch.randn(*request.param, 24), torch.randn(40, 24), torch.randn(40)
     if reason := linear["onednn"].unsupported_reason(*arguments):
@@ -50,6 +56,28 @@ def test_only_the_gradients_that_are_wanted_are_computed(arguments):
     assert_close(bias.grad, torch.full_like(bias, x.shape[:2].numel()))
 
 
+def test_gradients_have_gradients(arguments):
+    def second(name):
+        (dx,) = torch.autograd.grad(linear[name].run(*arguments).square().sum(), arguments[0], create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), arguments[:2])
+
+    assert_close(second("onednn"), second("reference"), rtol=1e-4, atol=1e-2)
+
+
+def test_functions_of_torch_func_take_it(arguments):
+    def loss(weight, name):
+        return linear[name].run(arguments[0], weight, arguments[2]).square().sum()
+
+    actual, expected = (torch.func.grad(loss)(arguments[1], name) for name in ("onednn", "reference"))
+    assert_close(actual, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_small_product_is_torch_own():
+    x, weight = torch.randn(1, 1, 128), torch.randn(128, 128)
+    assert linear.choose(x, weight, None).name == "reference"
+
+
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_other_dtypes_and_autocast_are_torch_own(dtype):
     assert linear.choose(*linear.examples(7, 24, dtype, CPU)).name == "reference"

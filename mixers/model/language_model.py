@@ -4,7 +4,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mixers.checks import UsageError, at_least, fits_memory, one_of
@@ -22,7 +21,9 @@ from mixers.model.hybrid import block_mixers
 from mixers.model.loss import IGNORED, negative_log_likelihood, negative_log_likelihoods, scores
 from mixers.model.packed import find_documents
 from mixers.model.states import where_rows
+from mixers.ops.linear import linear
 from mixers.parts.feed_forward import MATRICES, FeedForward, FeedForwardKind
+from mixers.parts.linear import Linear
 from mixers.retention import Retention
 
 States = tuple[State, ...]  # one for each block
@@ -105,13 +106,13 @@ class LanguageModel(nn.Module):
             width = matched_width(built, ffn) if ffn_dim is None else ffn_dim
             self.blocks.append(Block(built, FeedForward(dim, width, kind=ffn), norm=norm, dropout=dropout))
         self.norm = NORMS[norm](dim)
-        self.head = None if tie_embeddings else nn.Linear(dim, vocab_size, bias=False)
+        self.head = None if tie_embeddings else Linear(dim, vocab_size, bias=False)
         for matrix in dict.fromkeys((self.embed.weight, self._output_weight)):  # one if they are tied
             nn.init.normal_(matrix, std=dim**-0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Logits (batch, time, vocabulary) of the token after each of ids (batch, time)."""
-        return F.linear(self._features(ids), self._output_weight)
+        return linear(self._features(ids), self._output_weight, None)
 
     def loss(self, ids: Tensor, targets: Tensor, *, sparse: bool | None = None) -> Tensor:
         """Mean negative log-likelihood of targets (batch, time), in nats per token; those of -100 do not count.
@@ -141,12 +142,12 @@ class LanguageModel(nn.Module):
     def extend(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         """Logits for the next tokens, any number of them, and the states after them."""
         features, states = self._extend(ids, states)
-        return F.linear(features, self._output_weight), states
+        return linear(features, self._output_weight, None), states
 
     def next_logits(self, ids: Tensor, states: States) -> tuple[Tensor, States]:
         """`extend`, with the logits (batch, vocabulary) after the last token only."""
         features, states = self._extend(ids, states)
-        return F.linear(features[:, -1], self._output_weight), states
+        return linear(features[:, -1], self._output_weight, None), states
 
     def prepare_decoding(self, states: States, tokens: int) -> States:
         """The states with room for `decode` to add `tokens` tokens; with `tokens=0` states without such room."""
@@ -159,7 +160,7 @@ class LanguageModel(nn.Module):
         What `start_token` asks for is left to the caller, `Decoder`, since looking at ids would make a GPU wait.
         """
         features, states = self._advance("decode", ids, states)
-        return F.linear(features, self._output_weight), states
+        return linear(features, self._output_weight, None), states
 
     def restart(self, states: States, rows: Tensor) -> States:
         """The states with those rows (batch,) that are true as they were before their first token."""

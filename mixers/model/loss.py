@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mixers.ops.linear import linear
 from mixers.ops.precision import in_product_dtype
 
 # Logits held at once: about what caches hold, or what keeps a GPU busy (256 MB in float32). But at least `dim` rows,
@@ -60,7 +61,7 @@ def _losses_by_chunk(x: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tup
     x, weight = in_product_dtype(x.flatten(0, -2)[predicted], weight)
     rows = _chunk_rows(x, weight)
     for part, target in zip(x.split(rows), targets.flatten()[predicted].split(rows), strict=True):
-        logits = (part @ weight.mT).to(torch.promote_types(x.dtype, torch.float32))
+        logits = linear(part, weight, None).to(torch.promote_types(x.dtype, torch.float32))
         yield F.cross_entropy(logits, target, reduction="none"), logits, target
 
 
@@ -92,11 +93,9 @@ class _ChunkedNLL(torch.autograd.Function):
             loss, logits_grad = _chunk(part, weight, target, rounded[: len(part)], buffer[: len(part)])
             total += (loss * predicted).sum()
             if x_grad is not None:
-                torch.mm(logits_grad, weight, out=x_grad[start : start + rows]).mul_(predicted)
-            if weight_grad is not None and x.dtype == precise:
-                weight_grad.addmm_(logits_grad.mT, part * predicted)
-            elif weight_grad is not None:
-                weight_grad += logits_grad.mT @ (part * predicted)
+                torch.mul(linear(logits_grad, weight.mT, None), predicted, out=x_grad[start : start + rows])
+            if weight_grad is not None:
+                weight_grad += linear(logits_grad.mT, (part * predicted).mT, None)
         ctx.save_for_backward(x_grad, weight_grad)
         return total
 
@@ -114,7 +113,7 @@ def _chunk_rows(x: Tensor, weight: Tensor) -> int:
 def _chunk(x: Tensor, weight: Tensor, targets: Tensor, rounded: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of each row, (rows, 1), and the logits' gradient; both buffers have an element for each logit."""
     chosen = targets.clamp(min=0)[:, None]
-    logits = buffer.copy_(torch.mm(x, weight.mT, out=rounded))
+    logits = buffer.copy_(linear(x, weight, None))
     logits -= logits.amax(-1, keepdim=True)
     chosen_logits = logits.gather(1, chosen)
     probs = logits.exp_()

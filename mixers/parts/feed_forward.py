@@ -5,6 +5,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixers.parts.linear import Linear
+
 FeedForwardKind = Literal["gelu", "swiglu"]
 MATRICES: dict[FeedForwardKind, int] = {"gelu": 2, "swiglu": 3}  # of dim × width each
 
@@ -20,9 +22,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, width: int, *, kind: FeedForwardKind = "gelu"):
         super().__init__()
-        self.up = nn.Linear(dim, width, bias=False)
-        self.gate = nn.Linear(dim, width, bias=False) if kind == "swiglu" else None
-        self.down = nn.Linear(width, dim, bias=False)
+        self.up = Linear(dim, width, bias=False)
+        self.gate = Linear(dim, width, bias=False) if kind == "swiglu" else None
+        self.down = Linear(width, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
