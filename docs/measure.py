@@ -23,6 +23,7 @@ from mixers import Attention, Hyena, LinearAttention, Retention, available
 from mixers.benchmark import Case, layer, model, op
 from mixers.benchmark.work import autocast, forward_and_backward
 from mixers.ops import OPS
+from mixers.ops.linear import linear
 
 CONTEXTS = (64, 8192, 32_768)
 LARGE = {"dim": 4096, "depth": 32}  # 6.7 billion parameters, the paper's setting for inference
@@ -46,39 +47,32 @@ def main() -> None:
 
 def floors(at: Case, folder: Path, small: bool) -> None:
     """A layer's training against what it cannot do without: its projections, and attention or transforms."""
-    length, rounds = (128, 1) if small else (4096, 7)
+    length, rounds = (128, 1) if small else (4096, 5)
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         here = at._replace(length=length, dtype=dtype)
         x = torch.randn(1, length, at.dim, device=at.device)
-        layers = available() | {"hyena": partial(Hyena, max_length=length)}
-        works = {name: forward_and_backward(made(at.dim).to(at.device), x, here) for name, made in layers.items()}
-        works["projections of retention"] = _projections([1, 1, 2, 2], 2, here)
-        works["projections of the others"] = others = _projections([1, 1, 1], 1, here)
-        works["the others' and attention"] = _both(others, _attention(here))
-        works["the others' and transforms"] = _both(others, _transforms(here))
+        layers = {name: made for name, made in available().items() if name not in ("lstm", "gru")}  # minutes each
+        layers = {name: made(at.dim) for name, made in (layers | {"hyena": partial(Hyena, max_length=length)}).items()}
+        works, bounds = {}, {}
+        for name, made in layers.items():
+            works[name] = forward_and_backward(made.to(at.device), x, here)
+            works[bound := f"{name}: lower bound"] = _bound(name, made, here)
+            bounds[name] = bound
+            if dtype == torch.float32:  # in bfloat16 they are the same
+                works[f"{name}: projections by nn.Linear"] = _projections(_maps(made), here, F.linear)
         if dtype == torch.float32:
             found = peers(False, at.device)
             works |= {name: found[name]("train", here).run for name in found if not length % 512}
+            bounds |= dict.fromkeys(found, bounds["retention"])
         times = _alternating(works, rounds, here)
-        for name, taken in times.items():
-            row = {"dtype": str(dtype), "what": name, "milliseconds": 1e3 * statistics.median(taken)}
-            if name in FLOOR:
-                ratios = [one / floor for one, floor in zip(taken, times[FLOOR[name]], strict=True)]
-                row |= {"floor": FLOOR[name], "times the floor": statistics.median(ratios)}
-                row |= {"least": min(ratios), "most": max(ratios)}
+        for name in works:
+            row = {"dtype": str(dtype), "what": name, "milliseconds": 1e3 * statistics.median(times[name])}
+            if name in bounds:
+                ratios = [one / bound for one, bound in zip(times[name], times[bounds[name]], strict=True)]
+                row |= {"times the bound": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
             rows.append(row)
     _write(folder, rows, at)
-
-
-FLOOR = {
-    "retention": "projections of retention",
-    "authors, parallel": "projections of retention",
-    "authors, chunkwise": "projections of retention",
-    "linear_attention": "projections of the others",
-    "attention": "the others' and attention",
-    "hyena": "the others' and transforms",
-}
 
 
 def chunks(at: Case, folder: Path, small: bool) -> None:
@@ -177,18 +171,27 @@ PARTS: dict[str, Callable[[Case, Path, bool], None]] = {
 }
 
 
-def _projections(widths: list[int], inner: int, at: Case) -> Callable[[], object]:
-    """Linear maps from dim to some widths, and one from an inner width back, with all their gradients."""
-    maps = [nn.Linear(at.dim, width * at.dim, bias=False, device=at.device) for width in widths]
-    back = nn.Linear(inner * at.dim, at.dim, bias=False, device=at.device)
-    inputs = [torch.randn(1, at.length, size, device=at.device) for size in (at.dim, inner * at.dim)]
-    directions = [torch.randn(1, at.length, one.out_features, device=at.device) for one in (*maps, back)]
+def _bound(name: str, made: nn.Module, at: Case) -> Callable[[], object]:
+    """What a layer cannot do without: its projections, and attention or transforms."""
+    more = {"attention": _attention, "hyena": _transforms}
+    projections = _projections(_maps(made), at, linear)
+    return _both(projections, more[name](at)) if name in more else projections
+
+
+def _maps(made: nn.Module) -> list[nn.Linear]:
+    return [each for each in made.modules() if isinstance(each, nn.Linear)]
+
+
+def _projections(maps: list[nn.Linear], at: Case, product: Callable[..., Tensor]) -> Callable[[], object]:
+    """Linear maps of as many tokens as a layer has, with all their gradients."""
+    inputs = [torch.randn(1, at.length, one.in_features, device=at.device, requires_grad=True) for one in maps]
+    directions = [torch.randn(1, at.length, one.out_features, device=at.device) for one in maps]
 
     def run() -> None:
-        x, y = (one.detach().requires_grad_() for one in inputs)
         with autocast(at):
-            outputs = [*(one(x) for one in maps), back(y)]
-        torch.autograd.backward(outputs, [d.to(o.dtype) for o, d in zip(outputs, directions, strict=True)])
+            outputs = [product(x, one.weight, one.bias) for one, x in zip(maps, inputs, strict=True)]
+        wanted = [*inputs, *(weight for one in maps for weight in one.parameters())]
+        torch.autograd.grad(outputs, wanted, [d.to(y.dtype) for y, d in zip(outputs, directions, strict=True)])
 
     return run
 
