@@ -1,9 +1,16 @@
 """A study of seconds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 from small_runs import write_text
+
+from lit_modules.commands.compare import runner
+from lit_modules.commands.compare.study import Run, Study, read_study
+from lit_modules.main import main
+from lit_modules.training.cli import run_command
 
 STUDY = {
     "seeds": [0, 1],
@@ -37,3 +44,22 @@ def prepare(folder: Path, **changes: object) -> Path:
     study = folder / "small.yaml"
     study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False), encoding="utf-8")
     return study
+
+
+def compared(path: Path) -> Iterator[Study]:
+    """A study once `compare` has done it, within its folder."""
+    folder = path.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(runner, "_run", run_here)
+        main(["compare", str(path), f"--folder={folder / 'out'}", "--accelerator=cpu"])
+        yield read_study(path, folder / "out")
+
+
+def run_here(run: Run) -> None:
+    """Does what is left of a run in this process: a new one for each takes longer than the run."""
+    for each in filter(None, (run.trunk, run)):
+        runner._write_options(each.folder / runner.TRAINED_WITH, each.options)
+    for argv in runner.commands(run):
+        run_command(argv)
+    runner._write_options(run.folder / runner.TESTED_WITH, run.test)

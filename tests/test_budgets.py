@@ -8,13 +8,12 @@ import pytest
 import torch
 import yaml
 from small_runs import lines
-from small_study import STUDY, prepare
+from small_study import STUDY, compared, prepare
 
-from lit_modules.commands.compare import runner, tuning
+from lit_modules.commands.compare import tuning
 from lit_modules.commands.compare.budgets import at_budget
-from lit_modules.commands.compare.study import Run, Study, read_study
+from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.main import main
-from lit_modules.training.cli import run_command
 from mixers.checks import UsageError
 
 PARTS: dict[str, object] = {
@@ -26,24 +25,10 @@ PARTS: dict[str, object] = {
 }
 
 
-def run_here(run: Run) -> None:
-    """Does what is left of a run in this process: a new one for each takes longer than the run."""
-    for each in filter(None, (run.trunk, run)):
-        runner._write_options(each.folder / runner.TRAINED_WITH, each.options)
-    for argv in runner.commands(run):
-        run_command(argv)
-    runner._write_options(run.folder / runner.TESTED_WITH, run.test)
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     folder = tmp_path_factory.mktemp("budgets")
-    path = prepare(folder, **PARTS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(runner, "_run", run_here)
-        main(["compare", str(path), f"--folder={folder / 'out'}", "--accelerator=cpu"])
-        yield read_study(path, folder / "out")
+    yield from compared(prepare(folder, **PARTS))
 
 
 def test_every_row_is_compared_at_every_budget(done: Study) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from lit_modules.commands.compare.budgets import at_budget
+from lit_modules.commands.compare.budgets import parts_of
 from lit_modules.commands.compare.command import check
 from lit_modules.commands.compare.cost import build_model
 from lit_modules.commands.compare.study import read_study
@@ -48,14 +48,12 @@ def test_a_config_of_the_paper_has_only_options_of_fit(name, capsys):
 
 @pytest.mark.parametrize("path", STUDIES)
 def test_every_row_of_a_study_has_only_options_of_fit(path):
-    study = read_study(CONFIGS / path)
-    check(at_budget(study, study.budgets[0]) if study.budgets else study)
+    check(parts_of(read_study(CONFIGS / path))[0])
 
 
 @pytest.mark.parametrize("path", COMPARISONS)
 def test_the_rows_of_a_comparison_have_blocks_of_the_same_size(path):
-    study = read_study(CONFIGS / path)
-    study = at_budget(study, study.budgets[0]) if study.budgets else study
+    study = parts_of(read_study(CONFIGS / path))[0]
     for row in study.rows:
         model = study.options(row)["model"]
         with torch.device("meta"):

@@ -6,26 +6,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from small_runs import lines
+from small_study import compared
 from small_task_study import STUDY, prepare_task
-from test_budgets import run_here
 
-from lit_modules.commands.compare import runner, task_report
+from lit_modules.commands.compare import task_report
 from lit_modules.commands.compare.results import kept_results
 from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.commands.compare.tuning import search_of, tuned
-from lit_modules.main import main
 from mixers.checks import UsageError
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     folder = tmp_path_factory.mktemp("task")
-    path = prepare_task(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(runner, "_run", run_here)
-        main(["compare", str(path), f"--folder={folder / 'out'}", "--accelerator=cpu"])
-        yield read_study(path, folder / "out")
+    yield from compared(prepare_task(folder))
 
 
 def test_every_row_has_the_accuracy_of_its_runs(done: Study) -> None:

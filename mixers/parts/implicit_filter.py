@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from mixers.checks import UsageError
 from mixers.ops.precision import state_dtype
-from mixers.parts.linear import Linear
 
 
 class ImplicitFilter(nn.Module):
@@ -26,8 +25,8 @@ class ImplicitFilter(nn.Module):
         if features < 3 or features % 2 == 0:
             raise UsageError(f"filter_features={features} must be odd and at least 3: a position, cosines and sines.")
         self.features = nn.Parameter(_positional_features(max_length, features))
-        self.layers = nn.ModuleList([Linear(features, width), Linear(width, width), Linear(width, width)])
-        self.out = Linear(width, channels, bias=False)
+        self.layers = nn.ModuleList([nn.Linear(features, width), nn.Linear(width, width), nn.Linear(width, width)])
+        self.out = nn.Linear(width, channels, bias=False)
         self.frequency = nn.Parameter(torch.full((width,), float(frequency)))
         self.optimizer_options = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
 

@@ -6,6 +6,11 @@ from lit_modules.commands.compare.study import Study, Trunks, deep_merge
 from lit_modules.commands.compare.study_sections import Budget
 
 
+def parts_of(study: Study) -> list[Study]:
+    """The study of each budget; the study itself if it has none."""
+    return [at_budget(study, budget) for budget in study.budgets] or [study]
+
+
 def at_budget(study: Study, budget: Budget) -> Study:
     """The study of one budget, whose runs branch off runs at a constant rate and cool down."""
     model = {"schedule": "wsd", "cooldown_steps": budget.cooldown}
@@ -27,4 +32,5 @@ def at_budget(study: Study, budget: Budget) -> Study:
 
 def tokens_of(study: Study, budget: Budget) -> int:
     """The tokens that a run has read at a budget."""
-    return budget.steps * study.fit["data"]["block_size"] * study.fit["data"]["batch_size"]
+    batches = budget.steps * study.fit["trainer"].get("accumulate_grad_batches", 1)
+    return batches * study.fit["data"]["block_size"] * study.fit["data"]["batch_size"]

@@ -10,7 +10,7 @@ from functools import cache
 from itertools import filterfalse
 
 from lit_modules.commands.compare import report, tables, task_report, tokens_report
-from lit_modules.commands.compare.budgets import at_budget
+from lit_modules.commands.compare.budgets import parts_of
 from lit_modules.commands.compare.check_runs import check_runs, evaluation, named
 from lit_modules.commands.compare.cost import costs_of
 from lit_modules.commands.compare.results import Results, kept_results
@@ -68,11 +68,11 @@ def compare(
         check_corpora(study_to_check)
         check_runs(study_to_check)
 
-    study_to_check = at_budget(asked, asked.budgets[0]) if asked.budgets else asked
+    study_to_check = parts_of(asked)[0]
     try:
         search = tune(asked, rows, checked) if asked.tuning else None
         tuned_study = tuned(search) if search else asked
-        parts = [at_budget(tuned_study, budget) for budget in asked.budgets] or [tuned_study]
+        parts = parts_of(tuned_study)
         done = [carry_out(part, chosen(part, rows, seeds), checked) for part in parts]
         if search and (neighbours := check_study(search)):
             train(neighbours, neighbours.runs(), checked)
