@@ -98,16 +98,12 @@ def crossings(study: Study, results: list[Results]) -> pd.DataFrame:
     """A line for each row that is measured at three budgets or more: where its line crosses the first row's."""
     lines = []
     for row in study.rows:
-        apart = [(one.losses.loc[row] - one.losses.loc[study.first]).dropna().to_numpy() for one in _with(results, row)]
+        apart = [(one.losses.loc[row] - one.losses.loc[study.first]).dropna().to_numpy() for one in results]
         tokens = [tokens_of(study, budget) for budget in study.budgets[: len(results)]]
         pairs = [(at, each) for at, each in zip(tokens, apart, strict=True) if len(each)]
         if row != study.first and len(pairs) > 2 and (found := trend(*zip(*pairs, strict=True))):
             lines.append({"row": row, **found._asdict(), "seeds": " / ".join(str(len(each)) for _, each in pairs)})
     return pd.DataFrame(lines, columns=["row", "crossing", "low", "high", "crossed", "furthest", "seeds"])
-
-
-def _with(results: list[Results], row: str) -> list[Results]:
-    return [one for one in results if row in one.losses.index]
 
 
 def crossing_table(study: Study, trends: pd.DataFrame) -> Table:
