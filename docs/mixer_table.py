@@ -52,7 +52,7 @@ class Task(NamedTuple):
 TASKS = {
     "recall": Task("recall, %", "accuracy"),
     "parity": Task("parity of 256, % (chance 50)", "accuracy_length=256"),
-    "s3": Task("S3 at 256, % (chance 17)", "accuracy_length=256"),
+    "s3": Task("S3 of 128, % (chance 17)", "accuracy_length=128"),
 }
 
 INTRODUCTION = """# Mixers
@@ -179,15 +179,21 @@ def accuracies(task: str) -> dict[str, str]:
     if not report(task).is_file():
         return {}
     study = yaml.safe_load((STUDIES / f"{task}.yaml").read_text(encoding="utf-8"))
-    cells: dict[str, list[str]] = {}
+    percents: dict[str, dict[str, str]] = {}
     with report(task).open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            mixer, column = study["rows"][line["row"]]["model"]["mixer"], TASKS[task].column
+            mixer, right = study["rows"][line["row"]]["model"]["mixer"], line[TASKS[task].column]
             name = mixer if isinstance(mixer, str) else mixer["class_path"]
-            option = line["row"].partition(", ")[2]
-            if line.get(column):
-                cells.setdefault(name, []).append(f"{100 * float(line[column]):.0f}" + f" ({option})" * bool(option))
-    return {name: ", ".join(each) for name, each in cells.items()}
+            if right:
+                percents.setdefault(name, {})[line["row"]] = f"{100 * float(right):.0f}"
+    return {name: cell(rows) for name, rows in percents.items()}
+
+
+def cell(percents: dict[str, str]) -> str:
+    """The percents of one mixer by row of the study, each with what its name has that the others' have not."""
+    same = len({row.partition(", ")[0] for row in percents}) == 1
+    kinds = {row: row.partition(", ")[2] if same else row[0].lower() + row[1:] for row in percents}
+    return ", ".join(percent + f" ({kinds[row]})" * bool(kinds[row]) for row, percent in percents.items())
 
 
 def paper(mixer: type[Mixer[Any]]) -> str:

@@ -77,3 +77,14 @@ def test_the_page_says_how_often_parity_is_learned() -> None:
     for most in (2, 1):
         seeds = found.loc[f"DeltaNet, β up to {most}"].dropna()
         assert f"with β up to {most} in {(seeds > 0.9).sum()} of {len(seeds)} runs" in shown
+
+
+def test_the_page_says_how_well_s3_is_learned() -> None:
+    study = tuned(search("s3"))
+    here, further = ((100 * accuracies(study, f"length={length}").mean(axis=1)).round() for length in (16, 128))
+    shown = " ".join(page("s3").split())
+    assert f"eight times the length of training ({further.iloc[0]:.0f} and {further['LSTM']:.0f} %)" in shown
+    one, two = here["DeltaNet, β up to 2"], here["Two delta steps, β up to 1"]
+    others = here.drop(["Two delta steps, β up to 2", "LSTM", "DeltaNet, β up to 2", "Gated DeltaNet, β up to 2"])
+    assert f"is at {one:.0f} % at the length of training, two with β up to 1 at {two:.0f}" in shown
+    assert f"no other row is above {others.max():.0f}" in shown

@@ -151,9 +151,10 @@ def label(mixer: MixerFactory) -> str:
 
 def machine(device: torch.device) -> dict[str, str]:
     """What measured, and when."""
-    gpu = device.type == "cuda"
+    gpu, threads = device.type == "cuda", torch.get_num_threads()
+    cpu = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
     return {
-        "device": torch.cuda.get_device_name(device) if gpu else f"{processor()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device) if gpu else cpu,
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
