@@ -182,7 +182,8 @@ def accuracies(task: str) -> dict[str, str]:
     percents: dict[str, dict[str, str]] = {}
     with report(task).open(encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            mixer, right = study["rows"][line["row"]]["model"]["mixer"], line[TASKS[task].column]
+            model, right = study["rows"][line["row"]]["model"], line[TASKS[task].column]
+            mixer = model["pattern"][-1] if "pattern" in model else model["mixer"]
             name = mixer if isinstance(mixer, str) else mixer["class_path"]
             if right:
                 percents.setdefault(name, {})[line["row"]] = f"{100 * float(right):.0f}"
