@@ -81,6 +81,18 @@ def test_the_report_is_written_again_from_the_kept_results_alone(done: Study, tm
         assert (tmp_path / "report" / name).read_bytes() == (done.folder / "report" / name).read_bytes(), name
 
 
+def test_rows_that_are_not_tuned_yet_are_left_out(done: Study, tmp_path: Path) -> None:
+    for path in done.folder.rglob("results.parquet"):
+        kept = pd.read_parquet(path)
+        copied = tmp_path / path.relative_to(done.folder)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        kept[kept["row"].str.startswith("RetNet")].to_parquet(copied)
+    main(["compare", "small.yaml", f"--folder={tmp_path}", "--rows=[RetNet]", "--accelerator=cpu"])
+    found = [(line["row"], line["tokens"]) for line in lines(tmp_path / "report" / "tokens.csv")]
+    assert found == [("RetNet", "1024"), ("RetNet", "1536"), ("RetNet", "2048")]
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 Losses = dict[tuple[float, float], float]
 
 

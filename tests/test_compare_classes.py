@@ -83,3 +83,18 @@ def test_results_that_were_kept_before_there_were_classes_are_still_read(results
     assert list(again.table.columns) == list(COLUMNS)
     assert len(again.table) == len(old) > 0
     assert tables.by_class(again, "recall").data.empty
+
+
+def test_ranges_are_in_order_and_shares_are_those_of_the_mixture(tmp_path: Path) -> None:
+    data = {"block_size": 1, "batch_size": 1, "corpus": {"first": 1, "second": 3}}
+    study = Study("it", tmp_path, {"First": {}}, {"trainer": {"max_steps": 1}, "data": data}, [0])
+    tokens = {("first", "10 to 99"): 8, ("second", "1 to 9"): 6, ("second", "10 to 99"): 2}
+    classes = [
+        {"kind": "classes", "corpus": corpus, "by": "frequency", "class": name, "at": 0, "tokens": number}
+        for (corpus, name), number in tokens.items()
+    ]
+    corpora = [{"kind": "corpora", "corpus": corpus, "tokens": 8} for corpus in ("first", "second")]
+    table = pd.DataFrame(classes + corpora, columns=list(COLUMNS)).assign(row="First", seed=0, nats=1.0, loss=1.0)
+    shown = tables.by_class(Results(study, table, {}), "frequency")
+    assert list(shown.data.columns) == ["1 to 9 ↓", "10 to 99 ↓"]
+    assert "1 to 9 56.2%, 10 to 99 43.8%" in shown.note

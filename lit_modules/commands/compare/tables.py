@@ -1,5 +1,6 @@
 """The tables of a report."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -74,16 +75,17 @@ def other_corpora(results: Results) -> Table:
 def by_class(results: Results, by: str) -> Table:
     """Loss of the tokens of each class of a kind, and the differences to the first row."""
     found, first = results.by_class(by), results.study.first
-    cells = {}
-    for name, pieces in found.groupby("class", sort=False):
+    cells, names = {}, sorted(found["class"].unique(), key=_words_and_number)
+    for name in names:
+        pieces = found[found["class"] == name]
         sums = pieces.groupby("row", sort=False)[["nats", "tokens"]].sum()
         losses = (sums["nats"] / sums["tokens"]).astype(float)
         apart = {row: results.difference(row, first, pieces) for row in losses.index if row != first}
         halves = {row: (difference.high - difference.low) / 2 for row, difference in apart.items()}
         shown = filled("{:+.3f} ± {:.3f}", [each.mean for each in apart.values()], halves.values())
         cells[f"{name} ↓"] = dict(zip(apart, shown, strict=True)) | {first: f"{losses.get(first, np.nan):.3f}"}
-    of_a_run = found.drop_duplicates(["class", "at"]).groupby("class", sort=False)["tokens"].sum()
-    parts = (of_a_run / of_a_run.sum()).map("{:.1%}".format)
+    of_a_run = found.drop_duplicates(["corpus", "class", "at"]).groupby("class")["tokens"].sum()
+    parts = (of_a_run.reindex(names) / of_a_run.sum()).map("{:.1%}".format)
     return Table(
         title=f"Loss by {by}",
         note=f"{CLASSES[by]} For {first} the loss in nats per token, for the others the difference to it, with half "
@@ -91,6 +93,12 @@ def by_class(results: Results, by: str) -> Table:
         f"{', '.join(f'{name} {part}' for name, part in parts.items())}.",
         data=pd.DataFrame(cells, index=[row for row in results.study.rows if row in set(found["row"])]),
     )
+
+
+def _words_and_number(name: str) -> tuple[str, int]:
+    """`new 10 to 99` as ("new ", 10), so that ranges are in order also where the first text lacks one."""
+    words = re.split(r"\d", name, maxsplit=1)[0]
+    return words, int(name[len(words) :].partition(" ")[0] or 0)
 
 
 def contexts(results: Results) -> Table:

@@ -97,7 +97,7 @@ def _token_axis(axes: Axes, tokens: list[float]) -> None:
 def crossings(study: Study, results: list[Results]) -> pd.DataFrame:
     """A line for each row that is measured at three budgets or more: where its line crosses the first row's."""
     lines = []
-    for row in study.rows:
+    for row in results[0].study.rows:  # those that have learning rates
         apart = [(one.losses.loc[row] - one.losses.loc[study.first]).dropna().to_numpy() for one in results]
         tokens = [tokens_of(study, budget) for budget in study.budgets[: len(results)]]
         pairs = [(at, each) for at, each in zip(tokens, apart, strict=True) if len(each)]
