@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lit_modules.commands.benchmark import machine, record
 from lit_modules.commands.peers import peers
-from mixers import Attention, Hyena, LinearAttention, Retention, available
+from mixers import Attention, Hyena, Retention, available
 from mixers.benchmark import Case, layer, model, op
 from mixers.benchmark.work import autocast, forward_and_backward
 from mixers.ops import OPS
@@ -120,11 +120,12 @@ def decoding(at: Case, folder: Path, small: bool) -> None:
 
 
 def constancy(at: Case, folder: Path, small: bool) -> None:
-    """Decoding after few and after many tokens, token by token in turns, for mixers of constant state."""
+    """A layer decoding after few and after many tokens, token by token in turns, of each mixer of constant state."""
     contexts, tokens, rows = ((16, 64), 3, []) if small else ((CONTEXTS[0], CONTEXTS[-1]), 64, [])
-    for name, mixer in {"retention": Retention, "linear_attention": LinearAttention}.items():
-        here = at._replace(dtype=torch.bfloat16)
-        works = {str(length): model(mixer)("decode", here._replace(length=length)) for length in contexts}
+    for name, mixer in available().items():
+        if not mixer(at.dim).constant_state:
+            continue
+        works = {str(length): layer(mixer)("decode", at._replace(length=length)) for length in contexts}
         times = _alternating({length: work.run for length, work in works.items()}, tokens, at)
         few, many = times.values()
         rows.append(
@@ -134,7 +135,8 @@ def constancy(at: Case, folder: Path, small: bool) -> None:
                 "many": contexts[1],
                 "ms after few": 1e3 * statistics.median(few),
                 "ms after many": 1e3 * statistics.median(many),
-                "speed after many / few": statistics.median(one / other for one, other in zip(few, many, strict=True)),
+                "many / few": statistics.median(many) / statistics.median(few),
+                "state bytes after few": works[str(contexts[0])].state_bytes,
                 "state bytes after many": works[str(contexts[1])].state_bytes,
             }
         )
