@@ -8,13 +8,17 @@ import pandas as pd
 import pytest
 from small_runs import lines
 
+from lit_modules.commands.compare import report, tokens_report
+from lit_modules.commands.compare.budgets import parts_of
 from lit_modules.commands.compare.intervals import two_way
+from lit_modules.commands.compare.results import Results, kept_results
 from lit_modules.commands.compare.study import Options, Study, read_study
-from lit_modules.commands.compare.tuning import search_of
+from lit_modules.commands.compare.tuning import search_of, tuned
 from lit_modules.main import main
 
 PROJECT = Path(__file__).parent.parent
 RESULTS = PROJECT / "docs" / "comparison"
+SIX = ("RetNet", "RWKV", "H3", "Hyena", "Linear Transformer", "Transformer")  # the paper's Table 5 and the Transformer
 
 
 def study(name: str) -> Study:
@@ -94,7 +98,7 @@ def test_the_page_says_what_the_tuning_has_found_so_far() -> None:
     tried = [each for row in search.study.rows for each in search.tried(row) if each.name in search.losses]
     assert f"{len(tried)} runs are done" in page
     first = None
-    for row in ("RetNet", "H3", "Hyena", "RWKV"):
+    for row in SIX:
         assert search.best(row), f"the search of {row} is not over"
         lines = [(search.losses[each.name], *each.values.values()) for each in tried if each.row == row]
         losses = min(loss for loss, _, ratio in lines if ratio == 1), min(lines)[0]
@@ -105,3 +109,52 @@ def test_the_page_says_what_the_tuning_has_found_so_far() -> None:
         _, lr, ratio = min(lines)
         cells = [f"{loss:.3f}{words}" for loss, words in zip(losses, apart, strict=True)]
         assert f"| {row} | {cells[0]} | {cells[1]} | {lr:g} | {ratio:g} |" in page
+
+
+def budgets(of: Study) -> list[Results]:
+    """The results after each number of tokens that there are."""
+    parts = parts_of(tuned(search_of(of)))
+    return [kept_results(part) for part in parts if (part.folder / "results.parquet").is_file()]
+
+
+def test_the_reports_on_tokens_are_those_of_the_results(tmp_path: Path) -> None:
+    committed = RESULTS / "tokens"
+    for kept in committed.rglob("results.parquet"):
+        (tmp_path / kept.relative_to(committed)).parent.mkdir(exist_ok=True)
+        shutil.copy(kept, tmp_path / kept.relative_to(committed))
+    again = read_study(PROJECT / "configs" / "comparison" / "tokens.yaml", tmp_path)
+    for results in budgets(again):
+        report.write(results, None)
+    tokens_report.write(again, budgets(again), search_of(again))
+    pages = sorted(path.relative_to(committed) for path in committed.rglob("report.md"))
+    assert pages == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("report.md"))
+    for name in pages:
+        assert (tmp_path / name).read_text(encoding="utf-8") == (committed / name).read_text(encoding="utf-8")
+
+
+def test_the_page_shows_losses_after_each_number_of_tokens() -> None:
+    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    found = (RESULTS / "tokens" / "report" / "report.md").read_text(encoding="utf-8")
+    table = found.split("## Loss by tokens")[1].split("\n## ")[0].splitlines()
+    shown = [line for line in table if line.startswith(tuple(f"| {row} |" for row in ("", *SIX)))]
+    assert len(shown) == 1 + len(SIX)
+    assert [line for line in shown if line not in page] == []
+
+
+def test_the_page_says_where_the_differences_lie() -> None:
+    page = " ".join((PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    after = budgets(study("tokens"))[0]
+
+    def apart(row: str, by: str, *classes: str) -> str:
+        table = after.by_class(by)
+        means = [after.difference(row, "RetNet", table[table["class"] == name]).mean for name in classes]
+        return f"{min(means):+.2f} to {max(means):+.2f}"
+
+    often = ("100 to 999", "1000 or more")
+    kinds = [f"{how} {name}" for how in ("new", "repeated") for name in ("10 to 99", *often)]
+    assert f"on all kinds of tokens: {apart('RWKV', 'recall', *kinds)} by how often" in page
+    late = ("17 to 32", "33 to 64", "65 to 128", "129 to 256", "257 to 512")
+    assert f"and {apart('RWKV', 'position', *late)} from the 17th position on" in page
+    repeated = apart("Transformer", "recall", *(f"repeated {name}" for name in often))
+    new = apart("Transformer", "recall", *(f"new {name}" for name in ("10 to 99", *often)))
+    assert f"100 times or more, it is {repeated}, on new ones {new}" in page
