@@ -1,5 +1,6 @@
 """A study of seconds."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def prepare(folder: Path, **changes: object) -> Path:
     study = folder / "small.yaml"
     study.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False), encoding="utf-8")
     return study
+
+
+def copy_results(of: Path, to: Path) -> None:
+    """The kept results of a study in another folder, without its runs."""
+    for kept in of.rglob("results.parquet"):
+        (to / kept.relative_to(of)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept, to / kept.relative_to(of))
 
 
 def compared(path: Path) -> Iterator[Study]:

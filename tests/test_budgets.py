@@ -1,5 +1,6 @@
 """Studies with tuning and budgets: each row at its best learning rates, compared after several numbers of steps."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 import yaml
 from small_runs import lines
-from small_study import STUDY, compared, prepare
+from small_study import STUDY, compared, copy_results, prepare
 
 from lit_modules.commands.compare import tuning
 from lit_modules.commands.compare.budgets import at_budget
@@ -72,10 +73,8 @@ def test_trunks_end_where_the_last_budget_branches_off(done: Study) -> None:
 
 
 def test_the_report_is_written_again_from_the_kept_results_alone(done: Study, tmp_path: Path) -> None:
-    kept = {path.relative_to(done.folder) for path in done.folder.rglob("results.parquet")}
-    for path in kept | {Path("steps_8/cost.json")}:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_bytes((done.folder / path).read_bytes())
+    copy_results(done.folder, tmp_path)
+    shutil.copy(done.folder / "steps_8" / "cost.json", tmp_path / "steps_8")
     main(["compare", "small.yaml", f"--folder={tmp_path}", "--accelerator=cpu"])
     for name in ("tokens.csv", "trends.csv", "tuning.csv", "report.md", "tokens.svg"):
         assert (tmp_path / "report" / name).read_bytes() == (done.folder / "report" / name).read_bytes(), name

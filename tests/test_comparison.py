@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from small_runs import lines
+from small_study import copy_results
 
 from lit_modules.commands.compare import report, tokens_report
 from lit_modules.commands.compare.budgets import parts_of
@@ -119,13 +120,12 @@ def budgets(of: Study) -> list[Results]:
 
 def test_the_reports_on_tokens_are_those_of_the_results(tmp_path: Path) -> None:
     committed = RESULTS / "tokens"
-    for kept in committed.rglob("results.parquet"):
-        (tmp_path / kept.relative_to(committed)).parent.mkdir(exist_ok=True)
-        shutil.copy(kept, tmp_path / kept.relative_to(committed))
+    copy_results(committed, tmp_path)
     again = read_study(PROJECT / "configs" / "comparison" / "tokens.yaml", tmp_path)
-    for results in budgets(again):
+    done = budgets(again)
+    for results in done:
         report.write(results, None)
-    tokens_report.write(again, budgets(again), search_of(again))
+    tokens_report.write(again, done, search_of(again))
     pages = sorted(path.relative_to(committed) for path in committed.rglob("report.md"))
     assert pages == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("report.md"))
     for name in pages:

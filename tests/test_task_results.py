@@ -1,11 +1,11 @@
 """The committed results on synthetic tasks: what is reported and written about them follows from them."""
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from small_runs import lines
+from small_study import copy_results
 
 from lit_modules.commands.compare import task_report
 from lit_modules.commands.compare.results import kept_results
@@ -33,9 +33,7 @@ def accuracies(study: Study, part: str = ALL) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_report_is_that_of_the_results(name: str, tmp_path: Path) -> None:
-    for kept in (RESULTS / name).rglob("results.parquet"):
-        (tmp_path / kept.relative_to(RESULTS / name)).parent.mkdir(exist_ok=True)
-        shutil.copy(kept, tmp_path / kept.relative_to(RESULTS / name))
+    copy_results(RESULTS / name, tmp_path)
     found = search_of(read_study(PROJECT / "configs" / "tasks" / f"{name}.yaml", tmp_path))
     task_report.write(kept_results(tuned(found)), found)
     for table in ("rows.csv", "tuning.csv"):

@@ -73,7 +73,7 @@ def compare(
         search = tune(asked, rows, checked) if asked.tuning else None
         tuned_study = tuned(search) if search else asked
         parts = parts_of(tuned_study)
-        done = [carry_out(part, chosen(part, rows, seeds), checked) for part in parts]
+        done = [run_study(part, chosen(part, rows, seeds), checked) for part in parts]
         if search and (neighbours := check_study(search)):
             train(neighbours, neighbours.runs(), checked)
     except KeyboardInterrupt:
@@ -117,7 +117,7 @@ def chosen(study: Study, rows: list[str] | None, seeds: list[int] | None) -> lis
     return [run for run in study.runs() if run.row in (rows or study.rows) and run.seed in (seeds or study.seeds)]
 
 
-def carry_out(study: Study, runs: list[Run], checked: Callable[[], None]) -> Results:
+def run_study(study: Study, runs: list[Run], checked: Callable[[], None]) -> Results:
     """Does what is left of these runs, and writes a report after each of them and at the end."""
 
     def write(results: Results) -> None:
