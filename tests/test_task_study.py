@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from small_runs import lines
 from small_study import compared
 from small_task_study import STUDY, prepare_task
 
 from lit_modules.commands.compare import task_report
 from lit_modules.commands.compare.results import kept_results
+from lit_modules.commands.compare.runner import LAST, TRAINED_WITH
 from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.commands.compare.tuning import search_of, tuned
+from lit_modules.training import checkpoint
+from lit_modules.training.cli import run_command
 from mixers.checks import UsageError
 
 
@@ -48,6 +52,18 @@ def test_the_rate_of_each_row_is_the_best_of_the_grid(done: Study) -> None:
         assert best["best"]
         run = Path("attention" if row == "Attention" else "lstm", "seed_0", "options.yaml")
         assert f"lr: {best['lr']:g}" in (done.folder / run).read_text(encoding="utf-8")
+
+
+def test_what_tuning_trained_is_not_trained_again_and_is_the_same(done: Study, tmp_path: Path) -> None:
+    run = tuned(search_of(done)).run("LSTM", 0)
+    assert not (run.folder / "config.yaml").exists()  # fit writes one
+    assert (tuned(search_of(done)).run("LSTM", 1).folder / "config.yaml").exists()
+    logger = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    run_command(["fit", f"--config={run.folder / TRAINED_WITH}", f"--trainer.default_root_dir={tmp_path}", logger])
+    taken_over, alone = (
+        checkpoint.read_file(folder / LAST)["state_dict"] for folder in (run.folder, tmp_path / "lstm" / "seed_0")
+    )
+    torch.testing.assert_close(taken_over, alone, rtol=0, atol=0)
 
 
 def test_a_report_has_accuracy_by_part_and_against_the_state(done: Study) -> None:

@@ -14,6 +14,7 @@ from lit_modules.commands.compare.budgets import parts_of
 from lit_modules.commands.compare.check_runs import check_runs, evaluation, named
 from lit_modules.commands.compare.cost import costs_of
 from lit_modules.commands.compare.results import Results, kept_results
+from lit_modules.commands.compare.reuse import take_over
 from lit_modules.commands.compare.runner import check_same, run_all, test_arguments
 from lit_modules.commands.compare.study import Run, Study, read_study
 from lit_modules.commands.compare.tuning import Search, check_study, losses_of, search_of, tuned, tuning_study
@@ -72,6 +73,8 @@ def compare(
     try:
         search = tune(asked, rows, checked) if asked.tuning else None
         tuned_study = tuned(search) if search else asked
+        if search:
+            take_over(search, tuned_study)
         parts = parts_of(tuned_study)
         done = [run_study(part, chosen(part, rows, seeds), checked) for part in parts]
         if search and (neighbours := check_study(search)):

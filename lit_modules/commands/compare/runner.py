@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -32,6 +32,7 @@ INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 GROWING = {"trainer.max_steps"}  # of a trunk, from one budget to the next
 MEASURED = ("corpora.csv", "accuracy.csv")  # the last table that a test writes, on text and on a task
 FOLDERS = {"trainer.default_root_dir", "trainer.logger.init_args.save_dir"}  # which may have been moved
+OWN_NAME = {"trainer.logger.init_args.name"}  # of a row's folder
 
 
 def status(run: Run) -> Literal["waiting", "begun", "trained", "finished", "failed"]:
@@ -77,13 +78,18 @@ def check_same(run: Run) -> None:
 def _refuse_other_options(run: Run, but: set[str]) -> None:
     if (begun_with := _options(run.folder / TRAINED_WITH)) is None:
         return
-    [there], [asked] = (pd.json_normalize(options).to_dict("records") for options in (begun_with, run.options))
-    for name in sorted({*there, *asked} - but):
-        if there.get(name) != asked.get(name):
-            raise UsageError(
-                f"{name}={asked.get(name)!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
-                f"{there.get(name)!r}: delete that folder, or write another --folder."
-            )
+    for name, (there, asked) in differences(begun_with, run.options, but).items():
+        raise UsageError(
+            f"{name}={asked!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
+            f"{there!r}: delete that folder, or write another --folder."
+        )
+
+
+def differences(there: Options, asked: Options, but: set[str]) -> dict[str, tuple[Any, Any]]:
+    """The options in which two runs differ, by name, but for some names: their values in both."""
+    [ours], [theirs] = (pd.json_normalize(options).to_dict("records") for options in (there, asked))
+    pairs = {name: (ours.get(name), theirs.get(name)) for name in sorted({*ours, *theirs} - but)}
+    return {name: values for name, values in pairs.items() if values[0] != values[1]}
 
 
 def run_all(runs: Sequence[Run]) -> Iterator[Run]:
@@ -91,7 +97,7 @@ def run_all(runs: Sequence[Run]) -> Iterator[Run]:
     start, done = time.monotonic(), 0
     for left, run in zip(range(len(runs), 0, -1), runs, strict=True):
         try:
-            with _locked(run):
+            with locked(run):
                 if status(run) not in ("finished", "failed"):  # another process may have come by
                     spent = time.monotonic() - start
                     about = f", about {tqdm.format_interval(spent / done * left)}" if done else ""
@@ -105,7 +111,7 @@ def run_all(runs: Sequence[Run]) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def _locked(run: Run) -> Iterator[None]:
+def locked(run: Run) -> Iterator[None]:
     """Keeps a run and its trunk from other processes; raises Timeout if one of them is at it."""
     with contextlib.ExitStack() as locks:
         for each in filter(None, (run.trunk, run)):
