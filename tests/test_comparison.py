@@ -112,6 +112,15 @@ def test_the_page_says_what_the_tuning_has_found_so_far() -> None:
         assert f"| {row} | {cells[0]} | {cells[1]} | {lr:g} | {ratio:g} |" in page
 
 
+def test_at_twice_the_width_mixers_learn_at_the_fraction_found() -> None:
+    search, wide = search_of(study("tokens")), read_study(PROJECT / "configs" / "comparison" / "tokens_256.yaml")
+    for row, options in wide.rows.items():
+        best = search.best(row)
+        assert best
+        assert options["model"]["mixer_lr_ratio"] == best.values["mixer_lr_ratio"], row
+        assert best.values["lr"] in wide.tuning.grid["lr"]
+
+
 def budgets(of: Study) -> list[Results]:
     """The results after each number of tokens that there are."""
     parts = parts_of(tuned(search_of(of)))

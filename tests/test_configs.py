@@ -9,7 +9,7 @@ import yaml
 from lit_modules.commands.compare.budgets import parts_of
 from lit_modules.commands.compare.command import check
 from lit_modules.commands.compare.cost import build_model
-from lit_modules.commands.compare.study import read_study
+from lit_modules.commands.compare.study import deep_merge, read_study
 from lit_modules.main import main
 from lit_modules.training.mixer_config import complete
 from mixers import available
@@ -17,7 +17,9 @@ from mixers.benchmark import Case
 from mixers.model import BLOCK_PARAMETERS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-COMPARISONS = [f"comparison/{name}.yaml" for name in ("laptop", "tokens", "gpu")] + ["paper/comparison.yaml"]
+COMPARISONS = [f"comparison/{name}.yaml" for name in ("laptop", "tokens", "tokens_256", "gpu")] + [
+    "paper/comparison.yaml"
+]
 STUDIES = [*COMPARISONS, "comparison/rates.yaml"]
 STUDIES += [f"tasks/{path.name}" for path in sorted((CONFIGS / "tasks").glob("*.yaml"))]
 
@@ -69,6 +71,17 @@ def test_rates_are_tried_for_every_row_of_the_laptops_comparison():
         for rate in (0.004, 0.008, 0.016, options["model"]["lr"]):
             assert {**options["model"], "lr": rate} in tried, (row, rate)
     assert (rates.fit["model"], rates.fit["data"]) == (laptop.fit["model"], laptop.fit["data"])
+
+
+def test_at_twice_the_width_all_but_the_width_is_the_same():
+    small, wide = (read_study(CONFIGS / "comparison" / f"{name}.yaml") for name in ("tokens", "tokens_256"))
+    assert wide.fit == deep_merge(small.fit, {"model": {"dim": 2 * small.fit["model"]["dim"]}})
+    assert (wide.test, wide.cost) == (small.test, small.cost)
+    assert [budget.steps for budget in wide.budgets] == [budget.steps for budget in small.budgets]
+    for row in wide.rows:
+        twice, once = (complete(rows[row]["model"]["mixer"]) for rows in (wide.rows, small.rows))
+        heads = {"num_heads": 2 * once.options["num_heads"]} if "num_heads" in once.options else {}
+        assert twice == once._replace(options=once.options | heads), row
 
 
 def test_recall_is_measured_of_every_mixer():
