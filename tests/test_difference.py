@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_modules.commands.compare.intervals import student_t, two_way
+from lit_modules.commands.compare.intervals import over_seeds, student_t, two_way
 
 PIECES = 32  # of 2,048 tokens, as the studies score
 DRAWS = 2000
@@ -47,3 +47,11 @@ def test_one_piece_of_text_gives_no_interval() -> None:
     found = two_way(np.array([[3.0]]), np.array([100.0]))
     assert found.mean == pytest.approx(0.03)
     assert np.isnan([found.low, found.high]).all()
+
+
+def test_the_interval_over_seeds_is_that_of_the_paired_t_test() -> None:
+    found = over_seeds(np.array([0.1, 0.2, 0.3]))
+    assert found == pytest.approx((0.2, 0.2 - 0.2484, 0.2 + 0.2484), abs=1e-4)  # 4.303 * 0.1 / sqrt(3)
+    alone = over_seeds(np.array([0.1]))
+    assert alone.mean == 0.1
+    assert np.isnan([alone.low, alone.high]).all()

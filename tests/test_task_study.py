@@ -1,5 +1,6 @@
 """A study on a synthetic task: what it asks for, what its report says, and the rates it chooses."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,12 @@ def test_every_row_has_the_accuracy_of_its_runs(done: Study) -> None:
         found = [float(line[name]) for name in ("accuracy", "lowest", "highest")]
         assert found == pytest.approx([own.mean(), own.min(), own.max()])
         assert int(line["runs"]) == 2
+    of_all = runs[runs["part"] == "all"].pivot(index="row", columns="seed", values="accuracy")
+    apart = of_all.loc["LSTM"] - of_all.loc["Attention"]
+    half = 12.706 * apart.std() / math.sqrt(2)  # Student's t with one degree of freedom
+    [line] = [line for line in lines(done.folder / "report" / "rows.csv") if line["row"] == "LSTM"]
+    expected = [apart.mean(), apart.mean() - half, apart.mean() + half]
+    assert [float(line[name]) for name in ("difference", "low", "high")] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_accuracies_are_those_of_test(done: Study) -> None:

@@ -11,7 +11,7 @@ STEPS = 100_000  # of an integral
 
 
 class Difference(NamedTuple):
-    """Mean loss of a row minus that of another, in nats per token, with the 95 % interval, nan if unknown."""
+    """The mean of a row minus that of another, with the 95 % interval, nan if unknown."""
 
     mean: float
     low: float
@@ -28,6 +28,9 @@ def two_way(nats: np.ndarray, tokens: np.ndarray) -> Difference:
     Args:
         nats: Summed differences, (seeds, pieces).
         tokens: In each piece, (pieces,).
+
+    Returns:
+        The difference in nats per token.
     """
     seeds, pieces = nats.shape
     mean = float(nats.sum() / seeds / tokens.sum())
@@ -41,6 +44,14 @@ def two_way(nats: np.ndarray, tokens: np.ndarray) -> Difference:
         between = pieces * np.sum(of_seeds**2) / (seeds - 1) - rest
         square += student_t(seeds - 1) ** 2 * max(between, 0.0)
     half = math.sqrt(square / seeds / pieces)
+    return Difference(mean, mean - half, mean + half)
+
+
+def over_seeds(apart: np.ndarray) -> Difference:
+    """The interval of a mean difference over seeds, (seeds,), by Student's t; one seed gives none."""
+    seeds = len(apart)
+    mean = float(apart.mean()) if seeds else math.nan
+    half = student_t(seeds - 1) * float(apart.std(ddof=1)) / math.sqrt(seeds) if seeds > 1 else math.nan
     return Difference(mean, mean - half, mean + half)
 
 

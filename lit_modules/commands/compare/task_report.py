@@ -12,6 +12,7 @@ from lit_modules.commands import plots
 from lit_modules.commands.compare import tables, tuning
 from lit_modules.commands.compare.cost import build_model
 from lit_modules.commands.compare.figures import SIZE, Picture, picture, plot_named, styles
+from lit_modules.commands.compare.intervals import over_seeds
 from lit_modules.commands.compare.report import write_page
 from lit_modules.commands.compare.results import Results
 from lit_modules.commands.compare.study import Study
@@ -72,9 +73,20 @@ def spread(accuracies: pd.DataFrame) -> pd.DataFrame:
 
 def rows(results: Results, sizes: dict[str, Size]) -> pd.DataFrame:
     """A line for each row, numbers in full: accuracy over seeds, loss, sizes, and the accuracy of each part."""
-    found = spread(results.on_part(ALL)).assign(loss=results.losses.mean(axis=1))
+    found = spread(results.on_part(ALL)).join(differences(results)).assign(loss=results.losses.mean(axis=1))
     named = {f"accuracy_{part}": results.on_part(part).mean(axis=1) for part in part_names(results)}
     return found.join(pd.DataFrame.from_dict(sizes, orient="index", columns=Size._fields)).assign(**named)
+
+
+def differences(results: Results) -> pd.DataFrame:
+    """Of the accuracy of all parts, that of each row minus that of the first, with its interval over seeds."""
+    accuracies, first = results.on_part(ALL), results.study.first
+    apart = {
+        row: over_seeds((of_row - accuracies.loc[first]).dropna().to_numpy())
+        for row, of_row in accuracies.iterrows()
+        if row != first
+    }
+    return pd.DataFrame.from_dict(apart, orient="index", columns=["difference", "low", "high"], dtype=float)
 
 
 def part_names(results: Results) -> list[str]:
@@ -84,9 +96,12 @@ def part_names(results: Results) -> list[str]:
 
 def quality(results: Results) -> Table:
     """Accuracy of each row on all parts of the test."""
-    study, found = results.study, spread(results.on_part(ALL))
+    study, found = results.study, spread(results.on_part(ALL)).join(differences(results))
+    percent = 100 * found
     columns = {
         "accuracy ↑": cells(found),
+        "difference": tables.filled("{:+.1f}", percent["difference"]),
+        "95 % interval": tables.filled("{:+.1f} to {:+.1f}", percent["low"], percent["high"]),
         "loss ↓": tables.filled("{:.3f}", results.losses.mean(axis=1)),
         "runs": [f"{runs} of {len(study.seeds)}" for runs in found["runs"]],
     }
@@ -94,7 +109,8 @@ def quality(results: Results) -> Table:
     return Table(
         title="Accuracy",
         note=f"Right answers{over} on the {study.test.get('split', 'test')} split, in percent (higher is better), mean "
-        "over seeds and, in brackets, the lowest and the highest of them; loss in nats per target.",
+        f"over seeds and, in brackets, the lowest and the highest of them; the difference to {study.first} in "
+        "percentage points, with an interval that covers 95 % over seeds, by Student's t; loss in nats per target.",
         data=pd.DataFrame(columns, index=found.index),
     )
 
