@@ -50,7 +50,7 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "recall": Task("recall, %", "accuracy"),
+    "recall": Task("recall after 2,000 steps, %", "accuracy"),
     "parity": Task("parity of 256, % (chance 50)", "accuracy_length=256"),
     "s3": Task("S3 of 128, % (chance 17)", "accuracy_length=128"),
 }
@@ -61,7 +61,7 @@ Written by `python docs/mixer_table.py` from the code, `mixers.yaml` and measure
 
 - **Recall from anywhere in the context** takes attention, in a few layers at least:
   `--model.pattern=[mamba2,mamba2,attention]`.
-- **A state of constant size** with the best recall: a delta rule, `gated_deltanet` or `kda`.
+- **A state of constant size** with the best recall in [our study](recall.md): `gated_deltanet`, `based` or `deltanet`.
 - **Tracking states**, such as the parity of a sequence: a delta rule with `allow_neg_eigval=true`, or `lstm`.
 - **The least arithmetic** of today's recurrent mixers: one decay for each head and no correction, `lightning` or
   `mamba2`.

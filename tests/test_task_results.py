@@ -1,5 +1,6 @@
 """The committed results on synthetic tasks: what is reported and written about them follows from them."""
 
+import itertools
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +9,7 @@ from small_runs import lines
 from small_study import copy_results
 
 from lit_modules.commands.compare import task_report
+from lit_modules.commands.compare.intervals import Difference, over_seeds
 from lit_modules.commands.compare.results import kept_results
 from lit_modules.commands.compare.study import Study, read_study
 from lit_modules.commands.compare.tuning import Search, search_of, tuned
@@ -86,3 +88,49 @@ def test_the_page_says_how_well_s3_is_learned() -> None:
     others = here.drop(["Two delta steps, β up to 2", "LSTM", "DeltaNet, β up to 2", "Gated DeltaNet, β up to 2"])
     assert f"is at {one:.0f} % at the length of training, two with β up to 1 at {two:.0f}" in shown
     assert f"no other row is above {others.max():.0f}" in shown
+
+
+def test_the_page_says_who_recalls() -> None:
+    study = tuned(search("recall"))
+    shown = " ".join(page("recall").split())
+    percent = (100 * accuracies(study).mean(axis=1)).map("{:.0f}".format)
+    most = (100 * accuracies(study, "length=256,num_kv_pairs=64").mean(axis=1)).map("{:.0f}".format)
+    kilobytes = pd.read_csv(RESULTS / "recall" / "report" / "rows.csv", index_col="row")["state_bytes"] / 1000
+    state = kilobytes.map("{:.0f}".format)
+    first, second, third = (percent[row] for row in ("Attention", "Gated DeltaNet", "Based"))
+    for sentence in (
+        f"Based answer {first}, {second} and {third} % of all questions, DeltaNet {percent['DeltaNet']} %",
+        f"Attention's state is {state['Attention']} KB at 64 ids and grows; theirs are {state['Gated DeltaNet']}, "
+        f"{state['Based']} and {state['DeltaNet']}.",
+        f"Gated DeltaNet is at {most['Gated DeltaNet']} %, attention at {most['Attention']} %, Based at "
+        f"{most['Based']} % and DeltaNet at {most['DeltaNet']} %; all others are below 40 %",
+        f"GDN-2 ({percent['GDN-2']} %) and KDA ({percent['KDA']} %)",
+        f"Lightning attention ({percent['Lightning attention']} %), linear attention "
+        f"({percent['Linear attention']} %), mLSTM ({percent['mLSTM']} %), HGRN2 ({percent['HGRN2']} %) and RWKV-7 "
+        f"({percent['RWKV-7']} %)",
+        f"mLSTM gets {percent['mLSTM']} % with {state['mLSTM']} KB, H3 {percent['H3']} % with {state['H3']}",
+    ):
+        assert sentence in shown
+    ahead = ["Attention", "Gated DeltaNet", "Based", "DeltaNet"]
+    assert most.drop(ahead).astype(int).max() < 40
+    named = [*ahead, "GDN-2", "KDA", "Lightning attention", "Linear attention", "mLSTM", "HGRN2", "RWKV-7"]
+    assert percent.drop(named).astype(int).max() == 10
+
+
+def test_the_page_says_which_rows_of_recall_are_told_apart() -> None:
+    found = accuracies(tuned(search("recall")))
+
+    def ahead(row: str, other: str) -> Difference:
+        return over_seeds(100 * (found.loc[row] - found.loc[other]).to_numpy())
+
+    for row in ("Gated DeltaNet", "Based", "DeltaNet"):
+        assert ahead("Attention", row).low < 0 < ahead("Attention", row).high
+    for row in ("GDN-2", "KDA"):
+        assert ahead("Attention", row).low > 0
+    assert ahead("DeltaNet", "GDN-2").low > 0
+    order = ["Attention", "Gated DeltaNet", "RWKV-7", "DeltaNet", "Mamba-2", "GLA", "H3", "Hyena"]
+    for row, other in itertools.pairwise(order):
+        apart = ahead(row, other)
+        verdict = "the same" if apart.low > 0 else "reversed" if apart.high < 0 else "not decided"
+        here = f"{100 * found.loc[row].mean():.1f} | {apart.mean:+.1f} | {apart.low:+.1f} to {apart.high:+.1f}"
+        assert f" | {here} | {verdict} |" in page("recall")
