@@ -10,7 +10,7 @@ from small_runs import lines
 from small_study import copy_results
 
 from lit_modules.commands.compare import report, tokens_report
-from lit_modules.commands.compare.budgets import parts_of
+from lit_modules.commands.compare.budgets import parts_of, tokens_of
 from lit_modules.commands.compare.intervals import two_way
 from lit_modules.commands.compare.results import Results, kept_results
 from lit_modules.commands.compare.study import Options, Study, read_study
@@ -167,3 +167,36 @@ def test_the_page_says_where_the_differences_lie() -> None:
     repeated = apart("Transformer", "recall", *(f"repeated {name}" for name in often))
     new = apart("Transformer", "recall", *(f"new {name}" for name in ("10 to 99", *often)))
     assert f"100 times or more, it is {repeated}, on new ones {new}" in page
+
+
+def test_the_page_has_a_verdict_on_each_claim_of_the_paper() -> None:
+    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split("### The paper's claims")[1]
+    tokens = study("tokens")
+    done = list(zip((tokens_of(tokens, budget) / 1e6 for budget in tokens.budgets), budgets(tokens), strict=False))
+    for row, theirs in {"RWKV": 0.171, "H3": 0.140, "Hyena": 0.208, "Linear Transformer": 0.435}.items():
+        after, most = [(after, results) for after, results in done if results.rows["runs"][row] > 0][-1]
+        mean, low, high = most.difference(row, "RetNet")
+        verdict = "confirmed" if low > 0 else "refuted" if high < 0 else "not decided"
+        cells = [f"{after:.1f} M, {most.rows['runs'][row]}", f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        assert f"| {row} | {' | '.join(cells)} | {theirs:+.3f} | {verdict} |" in page
+
+
+def test_the_page_has_recall_beside_the_loss() -> None:
+    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split("### Recall beside the loss")[1]
+    after = budgets(study("tokens"))[0]
+    repeated = after.by_class("recall")
+    repeated = repeated[repeated["class"].str.startswith("repeated")]
+    repeated = repeated.groupby(["row", "seed", "corpus", "at"], as_index=False)[["nats", "tokens"]].sum()
+    of_task = {line["row"]: float(line["accuracy"]) for line in lines(RESULTS.parent / "tasks/recall/report/rows.csv")}
+    names = ("Retention", "RWKV-4", "H3", "Hyena", "Linear attention", "Attention")
+    gains = {}
+    for row, name in zip(SIX, names, strict=True):
+        cells = ["–", "–"]
+        if row != "RetNet":
+            everywhere, apart = after.difference(row, "RetNet"), after.difference(row, "RetNet", repeated)
+            gains[row] = apart.mean - everywhere.mean
+            cells = [f"{everywhere.mean:+.3f}", f"{apart.mean:+.3f} ({apart.low:+.3f} to {apart.high:+.3f})"]
+        assert f"| {row} | {cells[0]} | {cells[1]} | {100 * of_task[name]:.0f} |" in page
+    transformer, linear = gains.pop("Transformer"), gains.pop("Linear Transformer")
+    said = f"the Transformer {transformer:+.2f} and the Linear Transformer {linear:+.2f}, the others "
+    assert said + f"{min(gains.values()):+.2f} to {max(gains.values()):+.2f}." in " ".join(page.split())
