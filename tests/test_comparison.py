@@ -181,12 +181,17 @@ def test_the_page_has_a_verdict_on_each_claim_of_the_paper() -> None:
         assert f"| {row} | {' | '.join(cells)} | {theirs:+.3f} | {verdict} |" in page
 
 
+def recallable(results: Results, kind: str) -> pd.DataFrame:
+    """The pieces of text with the tokens that are `new` or `repeated` in their context alone."""
+    found = results.by_class("recall")
+    found = found[found["class"].str.startswith(kind)]
+    return found.groupby(["row", "seed", "corpus", "at"], as_index=False)[["nats", "tokens"]].sum()
+
+
 def test_the_page_has_recall_beside_the_loss() -> None:
     page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split("### Recall beside the loss")[1]
     after = budgets(study("tokens"))[0]
-    repeated = after.by_class("recall")
-    repeated = repeated[repeated["class"].str.startswith("repeated")]
-    repeated = repeated.groupby(["row", "seed", "corpus", "at"], as_index=False)[["nats", "tokens"]].sum()
+    repeated = recallable(after, "repeated")
     of_task = {line["row"]: float(line["accuracy"]) for line in lines(RESULTS.parent / "tasks/recall/report/rows.csv")}
     names = ("Retention", "RWKV-4", "H3", "Hyena", "Linear attention", "Attention")
     gains = {}
@@ -200,3 +205,15 @@ def test_the_page_has_recall_beside_the_loss() -> None:
     transformer, linear = gains.pop("Transformer"), gains.pop("Linear Transformer")
     said = f"the Transformer {transformer:+.2f} and the Linear Transformer {linear:+.2f}, the others "
     assert said + f"{min(gains.values()):+.2f} to {max(gains.values()):+.2f}." in " ".join(page.split())
+
+
+def test_the_page_says_how_differences_change_with_tokens() -> None:
+    page = " ".join((PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    first, second = budgets(study("tokens"))[:2]
+    for row in ("RWKV", "Linear Transformer", "Transformer"):
+        apart = [results.difference(row, "RetNet").mean for results in (first, second)]
+        assert f"{row} from {apart[0]:+.3f} to {apart[1]:+.3f}" in page
+    repeated, new = (
+        second.difference("Transformer", "RetNet", recallable(second, kind)).mean for kind in ("repeated", "new")
+    )
+    assert f"is {repeated:+.2f} on pairs that occurred earlier in the context, and {new:+.2f} on new ones" in page
