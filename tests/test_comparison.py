@@ -213,6 +213,10 @@ def test_the_page_says_how_differences_change_with_tokens() -> None:
     for row in ("RWKV", "Linear Transformer", "Transformer"):
         apart = [results.difference(row, "RetNet").mean for results in (first, second)]
         assert f"{row} from {apart[0]:+.3f} to {apart[1]:+.3f}" in page
+    assert "the Transformer's loss is above RWKV's after 2.0 M tokens and below it after 8.1 M" in page
+    for results, sign in ((first, 1), (second, -1)):
+        apart = (results.losses.loc["Transformer"] - results.losses.loc["RWKV"]).dropna()
+        assert (sign * apart > 0).all()
     repeated, new = (
         second.difference("Transformer", "RetNet", recallable(second, kind)).mean for kind in ("repeated", "new")
     )
