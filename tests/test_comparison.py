@@ -22,6 +22,10 @@ RESULTS = PROJECT / "docs" / "comparison"
 SIX = ("RetNet", "RWKV", "H3", "Hyena", "Linear Transformer", "Transformer")  # the paper's Table 5 and the Transformer
 
 
+def page_text() -> str:
+    return (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
+
+
 def study(name: str) -> Study:
     return read_study(PROJECT / "configs" / "comparison" / f"{name}.yaml", RESULTS / name)
 
@@ -73,7 +77,7 @@ def test_the_numbers_of_each_row_are_those_of_its_pieces_of_text(name: str) -> N
 
 
 def test_the_docs_show_the_reports_table() -> None:
-    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    page = page_text()
     report = (RESULTS / "laptop" / "report" / "report.md").read_text(encoding="utf-8")
     quality = report.split("## Quality")[1].split("\n## ")[0]
     assert [line for line in quality.splitlines() if line.startswith("| ") and line not in page] == []
@@ -94,7 +98,7 @@ def test_a_report_is_made_again_from_the_results_alone(name: str, tmp_path: Path
 
 
 def test_the_page_says_what_the_tuning_has_found_so_far() -> None:
-    page = " ".join((PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    page = " ".join(page_text().split())
     search = search_of(study("tokens"))
     tried = [each for row in search.study.rows for each in search.tried(row) if each.name in search.losses]
     assert f"{len(tried)} runs are done" in page
@@ -142,7 +146,7 @@ def test_the_reports_on_tokens_are_those_of_the_results(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_losses_after_each_number_of_tokens() -> None:
-    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    page = page_text()
     found = (RESULTS / "tokens" / "report" / "report.md").read_text(encoding="utf-8")
     table = found.split("## Loss by tokens")[1].split("\n## ")[0].splitlines()
     shown = [line for line in table if line.startswith(tuple(f"| {row} |" for row in ("", *SIX)))]
@@ -151,7 +155,7 @@ def test_the_page_shows_losses_after_each_number_of_tokens() -> None:
 
 
 def test_the_page_says_where_the_differences_lie() -> None:
-    page = " ".join((PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    page = " ".join(page_text().split())
     after = budgets(study("tokens"))[0]
 
     def apart(row: str, by: str, *classes: str) -> str:
@@ -170,7 +174,7 @@ def test_the_page_says_where_the_differences_lie() -> None:
 
 
 def test_the_page_has_a_verdict_on_each_claim_of_the_paper() -> None:
-    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split("### The paper's claims")[1]
+    page = page_text().split("### The paper's claims")[1]
     tokens = study("tokens")
     done = list(zip((tokens_of(tokens, budget) / 1e6 for budget in tokens.budgets), budgets(tokens), strict=False))
     for row, theirs in {"RWKV": 0.171, "H3": 0.140, "Hyena": 0.208, "Linear Transformer": 0.435}.items():
@@ -189,7 +193,7 @@ def recallable(results: Results, kind: str) -> pd.DataFrame:
 
 
 def test_the_page_has_recall_beside_the_loss() -> None:
-    page = (PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split("### Recall beside the loss")[1]
+    page = page_text().split("### Recall beside the loss")[1]
     after = budgets(study("tokens"))[0]
     repeated = recallable(after, "repeated")
     of_task = {line["row"]: float(line["accuracy"]) for line in lines(RESULTS.parent / "tasks/recall/report/rows.csv")}
@@ -208,7 +212,7 @@ def test_the_page_has_recall_beside_the_loss() -> None:
 
 
 def test_the_page_says_how_differences_change_with_tokens() -> None:
-    page = " ".join((PROJECT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    page = " ".join(page_text().split())
     first, second = budgets(study("tokens"))[:2]
     for row in ("RWKV", "Linear Transformer", "Transformer"):
         apart = [results.difference(row, "RetNet").mean for results in (first, second)]

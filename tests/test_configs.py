@@ -17,9 +17,8 @@ from mixers.benchmark import Case
 from mixers.model import BLOCK_PARAMETERS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-COMPARISONS = [f"comparison/{name}.yaml" for name in ("laptop", "tokens", "tokens_256", "gpu")] + [
-    "paper/comparison.yaml"
-]
+COMPARISONS = [f"comparison/{name}.yaml" for name in ("laptop", "tokens", "tokens_256", "gpu")]
+COMPARISONS += ["paper/comparison.yaml"]
 STUDIES = [*COMPARISONS, "comparison/rates.yaml"]
 STUDIES += [f"tasks/{path.name}" for path in sorted((CONFIGS / "tasks").glob("*.yaml"))]
 
