@@ -86,9 +86,19 @@ def test_rows_that_are_not_tuned_yet_are_left_out(done: Study, tmp_path: Path) -
         copied = tmp_path / path.relative_to(done.folder)
         copied.parent.mkdir(parents=True, exist_ok=True)
         kept[kept["row"].str.startswith("RetNet")].to_parquet(copied)
+    shutil.copytree(done.folder / "steps_8" / "retnet", tmp_path / "steps_8" / "retnet")
     main(["compare", "small.yaml", f"--folder={tmp_path}", "--rows=[RetNet]", "--accelerator=cpu"])
     found = [(line["row"], line["tokens"]) for line in lines(tmp_path / "report" / "tokens.csv")]
     assert found == [("RetNet", "1024"), ("RetNet", "1536"), ("RetNet", "2048")]
+    assert not (tmp_path / "trunks").exists()
+    assert not list(tmp_path.rglob("cost.json")), "costs are measured of all rows, in turns"
+
+
+def test_the_neighbours_of_rows_that_were_not_asked_for_are_left_alone(done: Study, tmp_path: Path) -> None:
+    copy_results(done.folder, tmp_path)
+    shutil.copy(done.folder / "steps_8" / "cost.json", tmp_path / "steps_8")
+    shutil.rmtree(tmp_path / "tuning_check")
+    main(["compare", "small.yaml", f"--folder={tmp_path}", '--rows=["Linear, one head"]', "--accelerator=cpu"])
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from lit_modules.commands.compare.budgets import parts_of
-from lit_modules.commands.compare.command import check
+from lit_modules.commands.compare.check import check_options
 from lit_modules.commands.compare.cost import build_model
 from lit_modules.commands.compare.study import deep_merge, read_study
 from lit_modules.main import main
@@ -49,7 +49,7 @@ def test_a_config_of_the_paper_has_only_options_of_fit(name, capsys):
 
 @pytest.mark.parametrize("path", STUDIES)
 def test_every_row_of_a_study_has_only_options_of_fit(path):
-    check(parts_of(read_study(CONFIGS / path))[0])
+    check_options(parts_of(read_study(CONFIGS / path))[0])
 
 
 @pytest.mark.parametrize("path", COMPARISONS)

@@ -1,8 +1,5 @@
 """The command `compare`: does the runs of a study, and reports what there is."""
 
-import contextlib
-import io
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -11,19 +8,22 @@ from itertools import filterfalse
 
 from lit_modules.commands.compare import report, tables, task_report, tokens_report
 from lit_modules.commands.compare.budgets import parts_of
-from lit_modules.commands.compare.check_runs import check_runs, evaluation, named
+from lit_modules.commands.compare.check import check
 from lit_modules.commands.compare.cost import costs_of
 from lit_modules.commands.compare.results import Results, kept_results
 from lit_modules.commands.compare.reuse import take_over
-from lit_modules.commands.compare.runner import check_same, run_all, test_arguments
+from lit_modules.commands.compare.runner import check_same, run_all
 from lit_modules.commands.compare.study import Run, Study, read_study
-from lit_modules.commands.compare.tuning import Search, check_study, losses_of, search_of, tuned, tuning_study
+from lit_modules.commands.compare.tuning import (
+    Search,
+    check_study,
+    losses_of,
+    near_best,
+    search_of,
+    tuned,
+    tuning_study,
+)
 from lit_modules.console import short_path
-from lit_modules.data.cache import default_cache
-from lit_modules.data.corpora import load_corpus
-from lit_modules.data.datamodule import Text
-from lit_modules.data.files import is_path, is_pattern
-from lit_modules.training.cli import run_command
 from lit_modules.training.precision import device
 
 PAUSE = 20  # seconds until a process that waits for another looks again
@@ -65,11 +65,8 @@ def compare(
 
     @cache
     def checked() -> None:  # before the first run, if there is any to do
-        check(study_to_check)
-        check_corpora(study_to_check)
-        check_runs(study_to_check)
+        check(parts_of(asked)[0])
 
-    study_to_check = parts_of(asked)[0]
     try:
         search = tune(asked, rows, checked) if asked.tuning else None
         tuned_study = tuned(search) if search else asked
@@ -77,12 +74,13 @@ def compare(
             take_over(search, tuned_study)
         parts = parts_of(tuned_study)
         done = [run_study(part, chosen(part, rows, seeds), checked) for part in parts]
-        if search and (neighbours := check_study(search)):
-            train(neighbours, neighbours.runs(), checked)
+        if search:
+            check_next(search, rows or list(asked.rows), checked)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from here.", flush=True)
         raise
-    complete = all(results.over(run) for results in done for run in results.study.runs())
+    untuned = rows is not None and len(tuned_study.rows) < len(asked.rows)  # nobody has asked for those yet
+    complete = not untuned and all(results.over(run) for results in done for run in results.study.runs())
     if asked.is_task:
         page, shown = task_report.write(done[0], search), task_report.quality(done[0])
     else:
@@ -113,6 +111,13 @@ def tune(asked: Study, rows: list[str] | None, checked: Callable[[], None]) -> S
         )
         if losses_of(results).keys() == search.losses.keys():
             time.sleep(PAUSE)  # another process is at what is left
+
+
+def check_next(search: Search, rows: list[str], checked: Callable[[], None]) -> None:
+    """Does what `tuning.check_next` asks for some of the rows: their best and its neighbours, at the next budget."""
+    study, wanted = check_study(search), [row for row in search.tuning.check_next if row in rows]
+    if study and wanted:
+        train(study, study.runs([each.name for row in wanted for each in near_best(search, row)]), checked)
 
 
 def chosen(study: Study, rows: list[str] | None, seeds: list[int] | None) -> list[Run]:
@@ -156,31 +161,3 @@ def train(
     results = results.add(study.runs())
     results.keep()
     return results
-
-
-def check(study: Study) -> None:
-    """Raises UsageError for options that `fit` or `test` do not take, before hours are spent on the other rows."""
-    for row in study.rows:
-        options = json.dumps(study.run(row, study.seeds[0]).options)
-        _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
-    _parse(["test", *test_arguments(study.test)], f"test of {study.name}")
-    if not study.is_task:
-        evaluation(Text(**study.fit["data"]), {"contexts": []} | study.test)
-
-
-def check_corpora(study: Study) -> None:
-    """Raises UsageError for a corpus that is neither packaged nor a file here; nothing is asked of the Hub."""
-    if study.is_task:
-        return
-    trained = [study.options(row)["data"].get("corpus", "sotu") for row in study.rows]
-    corpora = [name for corpus in trained for name in ([corpus] if isinstance(corpus, str) else corpus)]
-    corpora += [other if isinstance(other, str) else other["corpus"] for other in study.test.get("corpora", [])]
-    for corpus in dict.fromkeys(corpora):
-        if "/" not in corpus or is_path(corpus) or is_pattern(corpus):
-            load_corpus(corpus, cache_dir=default_cache())
-
-
-def _parse(argv: list[str], whose: str) -> None:
-    """Raises UsageError if a command line cannot be parsed."""
-    with named(whose), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        run_command([*argv, "--print_config"])

@@ -5,7 +5,7 @@ import shutil
 
 from filelock import Timeout
 
-from lit_modules.commands.compare.runner import FOLDERS, LAST, OWN_NAME, differences, locked, status
+from lit_modules.commands.compare.runner import FOLDERS, LAST, OWN_NAME, different_options, locked, status
 from lit_modules.commands.compare.study import Run, Study
 from lit_modules.commands.compare.tuning import Search, tuning_study
 
@@ -18,7 +18,7 @@ def take_over(search: Search, study: Study) -> None:
         if best is None or seed not in study.seeds_of(row):
             continue
         run, trained = study.run(row, seed), tuning.run(best.name, seed)
-        same = not differences(trained.options, run.options, but=FOLDERS | OWN_NAME)
+        same = not different_options(trained.options, run.options, but=FOLDERS | OWN_NAME)
         if same and run.trunk is None and status(trained) == "finished":
             _copy(trained, run)
 

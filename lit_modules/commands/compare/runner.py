@@ -78,14 +78,14 @@ def check_same(run: Run) -> None:
 def _refuse_other_options(run: Run, but: set[str]) -> None:
     if (begun_with := _options(run.folder / TRAINED_WITH)) is None:
         return
-    for name, (there, asked) in differences(begun_with, run.options, but).items():
+    for name, (there, asked) in different_options(begun_with, run.options, but).items():
         raise UsageError(
             f"{name}={asked!r} of {run.name} is not what {str(run.folder)!r} was begun with, "
             f"{there!r}: delete that folder, or write another --folder."
         )
 
 
-def differences(there: Options, asked: Options, but: set[str]) -> dict[str, tuple[Any, Any]]:
+def different_options(there: Options, asked: Options, but: set[str]) -> dict[str, tuple[Any, Any]]:
     """The options in which two runs differ, by name, but for some names: their values in both."""
     [ours], [theirs] = (pd.json_normalize(options).to_dict("records") for options in (there, asked))
     pairs = {name: (ours.get(name), theirs.get(name)) for name in sorted({*ours, *theirs} - but)}

@@ -28,7 +28,11 @@ def write(study: Study, results: list[Results], search: tuning.Search | None) ->
     if results:
         trends = crossings(study, results)
         files |= {"tokens.csv": budgets.to_csv(index=False), "trends.csv": trends.to_csv(index=False)}
-        everything += [differences(study, results, budgets), quality(study, budgets), crossing_table(study, trends)]
+        everything += [
+            loss_against_tokens(study, results, budgets),
+            quality(study, budgets),
+            crossing_table(study, trends),
+        ]
     if search:
         files["tuning.csv"] = tuning.table(search).to_csv(index=False)
         everything += tuning_tables(search)
@@ -66,7 +70,7 @@ def _cell(line: object) -> str:
     return f"{loss:.4f} ({runs:.0f}{apart})"
 
 
-def differences(study: Study, results: list[Results], budgets: pd.DataFrame) -> Picture | None:
+def loss_against_tokens(study: Study, results: list[Results], budgets: pd.DataFrame) -> Picture | None:
     """Loss, and difference to the first row, against tokens."""
     if budgets.empty:
         return None

@@ -108,10 +108,15 @@ def tuning_study(search: Search) -> Study:
     return _trial(search, study.budgets[:1], "tuning", [tried for row in study.rows for tried in search.tried(row)])
 
 
+def near_best(search: Search, row: str) -> list[Tried]:
+    """The best of a row and its neighbours along each option; nothing while the best is not known."""
+    best = search.best(row)
+    return [each for each in search.tried(row) if distance(each.cell, best.cell) <= 1] if best else []
+
+
 def check_study(search: Search) -> Study | None:
-    """The best of some rows and its neighbours along each option, at the next budget; None if there is nothing."""
-    checked = [(best, search.tried(row)) for row in search.tuning.check_next if (best := search.best(row))]
-    tried = [each for best, others in checked for each in others if distance(each.cell, best.cell) <= 1]
+    """The best of some rows and its neighbours, at the next budget; None if there is nothing."""
+    tried = [each for row in search.tuning.check_next for each in near_best(search, row)]
     return _trial(search, search.study.budgets[1:2], "tuning_check", tried) if tried else None
 
 

@@ -10,13 +10,52 @@ from typing import Any
 
 import torch
 
+from lit_modules.commands.compare.runner import test_arguments
 from lit_modules.commands.compare.study import Study
+from lit_modules.data.cache import default_cache
+from lit_modules.data.corpora import load_corpus
 from lit_modules.data.datamodule import Text
+from lit_modules.data.files import is_path, is_pattern
 from lit_modules.evaluation.scores import EvalCorpus, Evaluation
-from lit_modules.training.cli import build
+from lit_modules.training.cli import build, run_command
 from lit_modules.training.config_file import Options
 from lit_modules.training.trainer import Trainer
 from mixers.checks import UsageError
+
+
+def check(study: Study) -> None:
+    """Raises UsageError for what is wrong with a study, before hours are spent on some of its rows."""
+    check_options(study)
+    check_corpora(study)
+    check_runs(study)
+
+
+def check_options(study: Study) -> None:
+    """Raises UsageError for options that `fit` or `test` do not take."""
+    for row in study.rows:
+        options = json.dumps(study.run(row, study.seeds[0]).options)
+        _parse(["fit", f"--config={options}"], f"row {row!r} of {study.name}")
+    _parse(["test", *test_arguments(study.test)], f"test of {study.name}")
+    if not study.is_task:
+        evaluation(Text(**study.fit["data"]), {"contexts": []} | study.test)
+
+
+def check_corpora(study: Study) -> None:
+    """Raises UsageError for a corpus that is neither packaged nor a file here; nothing is asked of the Hub."""
+    if study.is_task:
+        return
+    trained = [study.options(row)["data"].get("corpus", "sotu") for row in study.rows]
+    corpora = [name for corpus in trained for name in ([corpus] if isinstance(corpus, str) else corpus)]
+    corpora += [other if isinstance(other, str) else other["corpus"] for other in study.test.get("corpora", [])]
+    for corpus in dict.fromkeys(corpora):
+        if "/" not in corpus or is_path(corpus) or is_pattern(corpus):
+            load_corpus(corpus, cache_dir=default_cache())
+
+
+def _parse(argv: list[str], whose: str) -> None:
+    """Raises UsageError if a command line cannot be parsed."""
+    with named(whose), contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        run_command([*argv, "--print_config"])
 
 
 def check_runs(study: Study) -> None:
