@@ -11,7 +11,7 @@ from small_study import copy_results
 
 from lit_modules.commands.compare import report, tokens_report
 from lit_modules.commands.compare.budgets import parts_of, tokens_of
-from lit_modules.commands.compare.intervals import two_way
+from lit_modules.commands.compare.intervals import Difference, two_way
 from lit_modules.commands.compare.results import Results, kept_results
 from lit_modules.commands.compare.study import Options, Study, read_study
 from lit_modules.commands.compare.tuning import search_of, tuned
@@ -154,35 +154,29 @@ def test_the_page_shows_losses_after_each_number_of_tokens() -> None:
     assert [line for line in shown if line not in page] == []
 
 
-def test_the_page_says_where_the_differences_lie() -> None:
-    page = " ".join(page_text().split())
-    after = budgets(study("tokens"))[0]
-
-    def apart(row: str, by: str, *classes: str) -> str:
-        table = after.by_class(by)
-        means = [after.difference(row, "RetNet", table[table["class"] == name]).mean for name in classes]
-        return f"{min(means):+.2f} to {max(means):+.2f}"
-
-    often = ("100 to 999", "1000 or more")
-    kinds = [f"{how} {name}" for how in ("new", "repeated") for name in ("10 to 99", *often)]
-    assert f"on all kinds of tokens: {apart('RWKV', 'recall', *kinds)} by how often" in page
-    late = ("17 to 32", "33 to 64", "65 to 128", "129 to 256", "257 to 512")
-    assert f"and {apart('RWKV', 'position', *late)} from the 17th position on" in page
-    repeated = apart("Transformer", "recall", *(f"repeated {name}" for name in often))
-    new = apart("Transformer", "recall", *(f"new {name}" for name in ("10 to 99", *often)))
-    assert f"100 times or more, it is {repeated}, on new ones {new}" in page
-
-
 def test_the_page_has_a_verdict_on_each_claim_of_the_paper() -> None:
-    page = page_text().split("### The paper's claims")[1]
+    page = page_text().split("\n## The paper's claims\n")[1].split("\n## ")[0]
     tokens = study("tokens")
     done = list(zip((tokens_of(tokens, budget) / 1e6 for budget in tokens.budgets), budgets(tokens), strict=False))
     for row, theirs in {"RWKV": 0.171, "H3": 0.140, "Hyena": 0.208, "Linear Transformer": 0.435}.items():
         after, most = [(after, results) for after, results in done if results.rows["runs"][row] > 0][-1]
-        mean, low, high = most.difference(row, "RetNet")
-        verdict = "confirmed" if low > 0 else "refuted" if high < 0 else "not decided"
-        cells = [f"{after:.1f} M, {most.rows['runs'][row]}", f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}"]
-        assert f"| {row} | {' | '.join(cells)} | {theirs:+.3f} | {verdict} |" in page
+        said = f"{after:.1f} M, {most.rows['runs'][row]}"
+        assert f"| {row} | {said} | {judged(most.difference(row, 'RetNet'), theirs)} |" in page
+    after, most = [(after, results) for after, results in done if results.rows["runs"]["Transformer"] > 0][-1]
+    mean, low, high = most.difference("Transformer", "RetNet")
+    assert mean < 0
+    said = f"the Transformer is {-mean:.3f} ahead ({low:+.3f} to {high:+.3f}) after {after:.1f} M tokens"
+    assert said in " ".join(page.split())
+    laptop = kept_results(study("laptop"))
+    ablations = {"no gate": 0.066, "no group norm": 0.056, "γ = 1": 0.067, "one γ": 0.037, "narrow heads": 0.061}
+    for row, theirs in ablations.items():
+        assert f"| RetNet, {row} | {judged(laptop.difference(f'RetNet, {row}', 'RetNet'), theirs)} |" in page
+
+
+def judged(found: Difference, theirs: float) -> str:
+    """A difference, its interval, the paper's, and whether it is as the paper claims, above zero."""
+    verdict = "confirmed" if found.low > 0 else "refuted" if found.high < 0 else "not decided"
+    return f"{found.mean:+.3f} | {found.low:+.3f} to {found.high:+.3f} | {theirs:+.3f} | {verdict}"
 
 
 def recallable(results: Results, kind: str) -> pd.DataFrame:
@@ -192,36 +186,65 @@ def recallable(results: Results, kind: str) -> pd.DataFrame:
     return found.groupby(["row", "seed", "corpus", "at"], as_index=False)[["nats", "tokens"]].sum()
 
 
-def test_the_page_has_recall_beside_the_loss() -> None:
-    page = page_text().split("### Recall beside the loss")[1]
-    after = budgets(study("tokens"))[0]
-    repeated = recallable(after, "repeated")
+def test_the_page_says_where_the_differences_lie() -> None:
+    page = page_text().split("### Where the differences lie")[1]
+    repeated, new = page.split("On pairs that are new")
     of_task = {line["row"]: float(line["accuracy"]) for line in lines(RESULTS.parent / "tasks/recall/report/rows.csv")}
     names = ("Retention", "RWKV-4", "H3", "Hyena", "Linear attention", "Attention")
-    gains = {}
     for row, name in zip(SIX, names, strict=True):
-        cells = ["–", "–"]
-        if row != "RetNet":
-            everywhere, apart = after.difference(row, "RetNet"), after.difference(row, "RetNet", repeated)
-            gains[row] = apart.mean - everywhere.mean
-            cells = [f"{everywhere.mean:+.3f}", f"{apart.mean:+.3f} ({apart.low:+.3f} to {apart.high:+.3f})"]
-        assert f"| {row} | {cells[0]} | {cells[1]} | {100 * of_task[name]:.0f} |" in page
-    transformer, linear = gains.pop("Transformer"), gains.pop("Linear Transformer")
-    said = f"the Transformer {transformer:+.2f} and the Linear Transformer {linear:+.2f}, the others "
-    assert said + f"{min(gains.values()):+.2f} to {max(gains.values()):+.2f}." in " ".join(page.split())
+        assert f"{cells(row, 'repeated')} {100 * of_task[name]:.0f} |" in repeated
+        assert cells(row, "new") in new
+
+
+def cells(row: str, kind: str) -> str:
+    """A line of the table of differences to RetNet, after each number of tokens."""
+    found = []
+    for after in budgets(study("tokens")):
+        mean, low, high = after.difference(row, "RetNet", recallable(after, kind))
+        found.append("–" if row == "RetNet" or np.isnan(mean) else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})")
+    return f"| {row} | {' | '.join(found)} |"
+
+
+def listed(numbers: list[str]) -> str:
+    *most, last = numbers
+    return f"{', '.join(most)} and {last}"
 
 
 def test_the_page_says_how_differences_change_with_tokens() -> None:
     page = " ".join(page_text().split())
-    first, second = budgets(study("tokens"))[:2]
-    for row in ("RWKV", "Linear Transformer", "Transformer"):
-        apart = [results.difference(row, "RetNet").mean for results in (first, second)]
-        assert f"{row} from {apart[0]:+.3f} to {apart[1]:+.3f}" in page
-    assert "the Transformer's loss is above RWKV's after 2.0 M tokens and below it after 8.1 M" in page
-    for results, sign in ((first, 1), (second, -1)):
-        apart = (results.losses.loc["Transformer"] - results.losses.loc["RWKV"]).dropna()
-        assert (sign * apart > 0).all()
-    repeated, new = (
-        second.difference("Transformer", "RetNet", recallable(second, kind)).mean for kind in ("repeated", "new")
+    done = budgets(study("tokens"))
+
+    def change(row: str, kind: str | None = None) -> str:
+        form = "+.2f" if kind else "+.3f"
+        of_row = [results for results in done if results.rows["runs"][row]]
+        pieces = [recallable(results, kind) if kind else None for results in of_row]
+        apart = [results.difference(row, "RetNet", piece) for results, piece in zip(of_row, pieces, strict=True)]
+        return listed([format(each.mean, form) for each in apart])
+
+    for row in ("RWKV", "the Transformer", "the Linear Transformer"):
+        assert f"for {row} {change(row.removeprefix('the '))}" in page
+    assert f"from ahead to behind, {change('RWKV', 'repeated')}; on new ones it is {change('RWKV', 'new')}." in page
+    assert (
+        f"recall as well**, {change('Transformer', 'repeated')} on pairs that occurred earlier and "
+        f"{change('Transformer', 'new')} on new ones." in page
     )
-    assert f"is {repeated:+.2f} on pairs that occurred earlier in the context, and {new:+.2f} on new ones" in page
+
+
+def test_the_page_says_how_seeds_of_the_transformer_differ() -> None:
+    second = budgets(study("tokens"))[1]
+    pieces = recallable(second, "repeated")
+    apart = [second.difference("Transformer", "RetNet", of_seed).mean for _, of_seed in pieces.groupby("seed")]
+    said = f"after 8.1 M tokens it is {listed([f'{each:+.2f}' for each in apart])} on the former"
+    assert said in " ".join(page_text().split())
+
+
+def test_the_page_says_where_lines_cross() -> None:
+    page = page_text()
+    found = (RESULTS / "tokens" / "report" / "report.md").read_text(encoding="utf-8")
+    table = found.split("## Where lines cross")[1].split("\n## ")[0].splitlines()
+    shown = [line for line in table if line.startswith(tuple(f"| {row} |" for row in ("", *SIX)))]
+    assert len(shown) > 1
+    assert [line for line in shown if line not in page] == []
+    [rwkv] = [line for line in lines(RESULTS / "tokens" / "report" / "trends.csv") if line["row"] == "RWKV"]
+    at, low, high = (f"{float(rwkv[name]) / 1e6:.3g}" for name in ("crossing", "low", "high"))
+    assert f"RWKV's lead ends at {at} M tokens (95 %: {low} to {high} M)" in " ".join(page.split())

@@ -37,3 +37,19 @@ def test_a_crossing_beyond_what_is_looked_at_is_none() -> None:
 
 def test_two_budgets_have_no_trend() -> None:
     assert trend(TOKENS[:2], [np.zeros(2), np.zeros(2)]) is None
+
+
+def test_one_seed_everywhere_has_no_trend() -> None:
+    assert trend(TOKENS, [np.zeros(1)] * 3) is None
+
+
+@pytest.mark.parametrize(("a", "b", "c"), [(0.16, -0.363, 0.27), (0.1, -0.3, 0.8)])
+def test_intervals_cover_95_percent(a: float, b: float, c: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_modules.commands.compare.trend.DRAWS", 500)
+    curve, zero = a + b * (TOKENS / TOKENS[0]) ** -c, TOKENS[0] * (-a / b) ** (-1 / c)
+    draw, covered, studies = np.random.default_rng(0), 0, 1000
+    for _ in range(studies):
+        found = trend(TOKENS, [draw.normal(mean, 0.006, seeds) for mean, seeds in zip(curve, (5, 3, 2), strict=True)])
+        assert found is not None
+        covered += found.low <= zero <= found.high
+    assert 0.93 <= covered / studies <= 0.97

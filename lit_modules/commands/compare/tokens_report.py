@@ -14,7 +14,7 @@ from lit_modules.commands.compare.figures import SIZE, Picture, picture, styles
 from lit_modules.commands.compare.report import write_page
 from lit_modules.commands.compare.results import Results
 from lit_modules.commands.compare.study import Study
-from lit_modules.commands.compare.trend import FURTHEST, RESAMPLES, trend
+from lit_modules.commands.compare.trend import DRAWS, FURTHEST, further, trend
 from lit_modules.commands.compare.tuning_tables import tuning_tables
 from lit_modules.commands.table import MISSING, Table
 
@@ -82,13 +82,16 @@ def loss_against_tokens(study: Study, results: list[Results], budgets: pd.DataFr
         if row != study.first:
             apart.plot(line["tokens"], line["difference"], markersize=4, **style)
             apart.vlines(line["tokens"], line["low"], line["high"], color=style["color"], alpha=0.5)
+            if len(line) > 2:
+                curve = further(line["tokens"].to_numpy(float), line["difference"].to_numpy(float))
+                apart.plot(*curve, color=style["color"], linestyle=":")
     apart.axhline(0, color="#333333", linewidth=1)
     loss.set_ylabel("test loss, nats per token (lower is better)")
     apart.set_ylabel(f"test loss minus that of {study.first}, nats per token")
     for axes in (loss, apart):
         _token_axis(axes, sorted(set(budgets["tokens"])))
     plots.finish(figure)
-    note = "Means over seeds; bars are the 95 % intervals of the differences."
+    note = "Means over seeds; bars are the 95 % intervals of the differences, dotted lines how the fit below goes on."
     return picture(figure, "tokens", "Loss against tokens", note)
 
 
@@ -117,14 +120,15 @@ def crossing_table(study: Study, trends: pd.DataFrame) -> Table:
             f"{line.crossing / MILLION:.3g} M" if line.crossing > 0 else "no" for line in trends.itertuples()
         ],
         "95 %": [f"{_millions(line.low)} to {_millions(line.high)}" for line in trends.itertuples()],
-        "of resamples": [f"{line.crossed:.0%}" for line in trends.itertuples()],
+        "of draws": [f"{line.crossed:.0%}" for line in trends.itertuples()],
         "seeds": trends["seeds"].to_list(),
     }
     return Table(
         title=f"Where lines cross that of {study.first}",
         note="The difference is fitted by a + b·D^-c over tokens D. Where it is zero, within the measured range or up "
-        f"to {FURTHEST} times beyond it; otherwise `never`. Intervals are of {RESAMPLES:,} resamples of the seeds. The "
-        "last column has their numbers at each budget.",
+        f"to {FURTHEST} times beyond it; otherwise `never`. Intervals are of {DRAWS:,} draws of what other seeds would "
+        "give, by Student's t, if seeds differ as much at each number of tokens. The last column has the numbers of "
+        "seeds.",
         data=pd.DataFrame(data).set_index(trends["row"]).rename_axis(None),
     )
 
