@@ -205,6 +205,10 @@ def cells(row: str, kind: str) -> str:
     return f"| {row} | {' | '.join(found)} |"
 
 
+def by_seed(pieces: pd.DataFrame) -> list[pd.DataFrame]:
+    return [of_seed for _, of_seed in pieces.groupby("seed")]
+
+
 def listed(numbers: list[str]) -> str:
     *most, last = numbers
     return f"{', '.join(most)} and {last}"
@@ -223,7 +227,11 @@ def test_the_page_says_how_differences_change_with_tokens() -> None:
 
     for row in ("RWKV", "the Transformer", "the Linear Transformer"):
         assert f"for {row} {change(row.removeprefix('the '))}" in page
-    assert f"from ahead to behind, {change('RWKV', 'repeated')}; on new ones it is {change('RWKV', 'new')}." in page
+    assert f"RWKV's difference is {change('RWKV', 'repeated')}, in the end behind RetNet in each seed; on" in page
+    assert f"in each seed; on new ones it is {change('RWKV', 'new')}." in page
+    assert all(
+        done[-1].difference("RWKV", "RetNet", each).mean > 0 for each in by_seed(recallable(done[-1], "repeated"))
+    )
     assert (
         f"recall as well**, {change('Transformer', 'repeated')} on pairs that occurred earlier and "
         f"{change('Transformer', 'new')} on new ones." in page
@@ -233,7 +241,7 @@ def test_the_page_says_how_differences_change_with_tokens() -> None:
 def test_the_page_says_how_seeds_of_the_transformer_differ() -> None:
     second = budgets(study("tokens"))[1]
     pieces = recallable(second, "repeated")
-    apart = [second.difference("Transformer", "RetNet", of_seed).mean for _, of_seed in pieces.groupby("seed")]
+    apart = [second.difference("Transformer", "RetNet", of_seed).mean for of_seed in by_seed(pieces)]
     said = f"after 8.1 M tokens it is {listed([f'{each:+.2f}' for each in apart])} on the former"
     assert said in " ".join(page_text().split())
 

@@ -119,7 +119,7 @@ def crossing_table(study: Study, trends: pd.DataFrame) -> Table:
         "crosses at": [
             f"{line.crossing / MILLION:.3g} M" if line.crossing > 0 else "no" for line in trends.itertuples()
         ],
-        "95 %": [f"{_millions(line.low)} to {_millions(line.high)}" for line in trends.itertuples()],
+        "95 %": [_interval(line.low, line.high) for line in trends.itertuples()],
         "of draws": [f"{line.crossed:.0%}" for line in trends.itertuples()],
         "seeds": trends["seeds"].to_list(),
     }
@@ -133,5 +133,6 @@ def crossing_table(study: Study, trends: pd.DataFrame) -> Table:
     )
 
 
-def _millions(tokens: float) -> str:
-    return f"{tokens / MILLION:.3g} M" if math.isfinite(tokens) else "never"
+def _interval(low: float, high: float) -> str:
+    found = [f"{tokens / MILLION:.3g} M" if math.isfinite(tokens) else "never" for tokens in (low, high)]
+    return " to ".join(dict.fromkeys(found))
