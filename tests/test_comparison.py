@@ -238,6 +238,20 @@ def test_the_page_says_how_differences_change_with_tokens() -> None:
     )
 
 
+def test_the_page_says_which_row_leads_and_what_retnet_gains() -> None:
+    first, second, third = budgets(study("tokens"))
+    assert (first.rows.loc[["RWKV", "Hyena"], "high"] < -0.1).all()
+    assert second.rows["loss"].idxmin() == third.rows["loss"].idxmin() == "Transformer"
+    assert third.rows["loss"].nsmallest(2).diff().iloc[1] > 0.2
+    assert abs(third.rows.loc["RWKV", "difference"]) < 0.03
+    gained, repeated_gain = (
+        third.difference("RWKV", "RetNet", pieces(third)).mean - first.difference("RWKV", "RetNet", pieces(first)).mean
+        for pieces in (lambda after: None, lambda after: recallable(after, "repeated"))
+    )
+    share = recallable(third, "repeated")["tokens"].sum() / third.by_class("recall")["tokens"].sum()
+    assert share * repeated_gain > gained / 2
+
+
 def test_the_page_says_how_seeds_of_the_transformer_differ() -> None:
     second = budgets(study("tokens"))[1]
     pieces = recallable(second, "repeated")
