@@ -225,7 +225,7 @@ def test_the_page_says_how_differences_change_with_tokens() -> None:
         apart = [results.difference(row, "RetNet", piece) for results, piece in zip(of_row, pieces, strict=True)]
         return listed([format(each.mean, form) for each in apart])
 
-    for row in ("RWKV", "the Transformer", "the Linear Transformer"):
+    for row in ("RWKV", "the Transformer", "the Linear Transformer", "H3", "Hyena"):
         assert f"for {row} {change(row.removeprefix('the '))}" in page
     assert f"RWKV's difference is {change('RWKV', 'repeated')}, in the end behind RetNet in each seed; on" in page
     assert f"in each seed; on new ones it is {change('RWKV', 'new')}." in page
